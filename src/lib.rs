@@ -1,0 +1,26 @@
+//! amibake: bakes the matched builder and agent machine images for remote BuildKit builds.
+//!
+//! The map of the modules, in the order of a bake (DESIGN, "Flow"):
+//!
+//! - [`cli`]: arguments → settings; [`commands`] wires the rest together, one file a command.
+//! - [`recipe`]: TOML → a valid [`recipe::Recipe`], all faults at once.
+//! - [`release`]: versions, the lock, fetching and verifying; the only maker of [`release::Artifact`].
+//! - [`plan`]: pure: recipe + lock + facts → [`plan::Plan`] and its fingerprint.
+//! - [`provider`]: who supplies machines; `local` (QEMU) behind the traits.
+//! - [`bake`]: the executor: plan × machine → image; undo stack, journal, events, the one wait loop.
+//! - [`catalog`]: the images that exist.
+//! - [`report`]: events → what a person, a pipe or a program reads.
+//! - [`error`]: exit status, hints, one renderer.
+
+pub mod bake;
+pub mod catalog;
+pub mod cli;
+pub mod commands;
+pub mod error;
+pub mod plan;
+pub mod provider;
+pub mod recipe;
+pub mod release;
+pub mod report;
+
+pub use error::{Error, Exit, Result};

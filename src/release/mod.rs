@@ -1,0 +1,16 @@
+//! Releases: versions, the lock, fetching and verifying. The only place that speaks to a release server, and the only
+//! one that makes an `Artifact`: code that holds one may trust its bytes.
+
+mod digest;
+mod platform;
+mod version;
+
+pub use digest::{BadSha256, Sha256};
+pub use platform::{Arch, Platform, UnknownPlatform};
+pub use version::{BadVersion, Version};
+
+mod artifact;
+mod lock;
+
+pub use artifact::Artifact;
+pub use lock::{Lock, LockedArtifact};
