@@ -5,6 +5,7 @@
 //! - [`cli`]: arguments → settings; [`commands`] wires the rest together, one file a command.
 //! - [`recipe`]: TOML → a valid [`recipe::Recipe`], all faults at once.
 //! - [`release`]: versions, the lock, fetching and verifying; the only maker of [`release::Artifact`].
+//! - [`download`]: the one downloader.
 //! - [`plan`]: pure: recipe + lock + facts → [`plan::Plan`] and its fingerprint.
 //! - [`provider`]: who supplies machines; `local` (QEMU) behind the traits.
 //! - [`bake`]: the executor: plan × machine → image; undo stack, journal, events, the one wait loop.
@@ -16,6 +17,7 @@ pub mod bake;
 pub mod catalog;
 pub mod cli;
 pub mod commands;
+pub mod download;
 pub mod error;
 pub mod plan;
 pub mod provider;

@@ -1,6 +1,8 @@
 //! Who supplies machines. The two traits here are the whole line between a bake and the world it happens in: no type
 //! of an SDK, of QEMU or of SSH crosses it, and nothing above it asks which provider it has.
 
+pub mod local;
+
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -62,21 +64,64 @@ pub struct Finding {
     pub hint: Option<String>,
 }
 
-/// What a machine is launched for.
+/// What a machine boots from.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// A copy of the plan's base, with the artifact at hand: for a bake. Scripts find the artifact at
+    /// `$AMIBAKE_ARTIFACT` (a readable file or block device whose first `$AMIBAKE_ARTIFACT_SIZE` bytes are it).
+    Base(&'a Artifact),
+    /// A copy of a finished image: for `verify`. The image itself is not changed. `network` joins the machine to its
+    /// peers.
+    Image(&'a Image, Network<'a>),
+}
+
+/// A private network of one run: its members reach each other; it leads nowhere else.
+#[derive(Debug, Clone, Copy)]
+pub struct Network<'a> {
+    /// Folder of the run that all members share: exists, is absolute.
+    pub run_dir: &'a Path,
+    /// Which member this machine is: 0, 1, …
+    pub member: u8,
+    /// How many there are.
+    pub members: u8,
+}
+
+/// What a machine is launched for. Data volumes are the plan's, blank.
 #[derive(Clone, Copy)]
 pub struct Launch<'a> {
     /// The plan it carries out.
     pub plan: &'a Plan,
-    /// The verified artifact it receives; the guest finds it at `$AMIBAKE_ARTIFACT`, `$AMIBAKE_ARTIFACT_SIZE` bytes.
-    pub artifact: &'a Artifact,
-    /// The run's folder: exists, is absolute, belongs to this run alone.
-    pub run_dir: &'a Path,
+    /// What it boots from.
+    pub source: Source<'a>,
+    /// Folder for this machine's own files: exists, is absolute, belongs to this machine alone, and is removed by the
+    /// executor unless the machine is kept.
+    pub machine_dir: &'a Path,
     /// Whether the machine must be able to outlive this process (`--keep`).
     pub outlive: bool,
     /// Where progress goes.
     pub reporter: &'a Reporter,
     /// Cancelled when the user interrupts.
     pub cancel: &'a CancellationToken,
+}
+
+/// Where a captured image goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination<'a> {
+    /// Folder that exists, is absolute and armed for removal: the image's files are written here.
+    pub staging: &'a Path,
+    /// What the executor renames it to once manifest and log are in it: [`Image::location`] is below this path.
+    pub published: &'a Path,
+}
+
+/// How a person or another machine reaches a running machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// A command for a person's shell.
+    pub command: String,
+    /// Its address on its private network, if it is on one.
+    pub address: Option<String>,
+    /// How a person ends it and removes what is left.
+    pub end: String,
 }
 
 /// Supplies machines and remembers images.
@@ -88,7 +133,7 @@ pub trait Provider: Send + Sync {
     /// Exit 4 with a hint when there is none, or it is not usable.
     async fn base(&self, recipe: &Recipe, recipe_dir: &Path, arch: Arch) -> Result<BaseImage>;
 
-    /// The finished image with this fingerprint stored in this format, if there is one.
+    /// The finished image with this fingerprint stored in this format, if there is one that is whole.
     ///
     /// # Errors
     /// Exit 4 when the catalog cannot be read.
@@ -128,7 +173,7 @@ impl ScriptEnd {
     }
 }
 
-/// A temporary machine.
+/// A temporary machine. Dropping it must leave nothing that [`Undo`] does not know of.
 #[async_trait]
 pub trait Machine: Send + Sync {
     /// Waits until scripts can run.
@@ -155,15 +200,21 @@ pub trait Machine: Send + Sync {
     /// When it is not off by a deadline.
     async fn stop(&mut self) -> Result<()>;
 
-    /// Makes the image from the stopped machine. What it makes is armed on `undo` until the caller keeps it; it is
-    /// complete, under its final name but for [`Provider::find`], when this returns.
+    /// Restarts it from within, as an operator would (`reboot`), and waits until scripts can run again.
+    ///
+    /// # Errors
+    /// When it does not come back by a deadline.
+    async fn restart(&mut self) -> Result<()>;
+
+    /// Makes the image from the stopped machine. What it makes outside `destination` is armed on `undo` until the
+    /// caller keeps it; the image is complete when this returns.
     ///
     /// # Errors
     /// When it could not be made; nothing of it remains after the undo.
-    async fn capture(&mut self, undo: &Undo) -> Result<Image>;
+    async fn capture(&mut self, destination: Destination<'_>, undo: &Undo) -> Result<Image>;
 
-    /// How a person reaches the running machine (`--keep`).
-    fn reach(&self) -> String;
+    /// How it is reached.
+    fn reach(&self) -> Reach;
 }
 
 /// The provider's kind as users spell it.

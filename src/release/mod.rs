@@ -10,7 +10,9 @@ pub use platform::{Arch, Platform, UnknownPlatform};
 pub use version::{BadVersion, Version};
 
 mod artifact;
+mod fetch;
 mod lock;
 
 pub use artifact::Artifact;
+pub use fetch::{Mirror, fetch};
 pub use lock::{Lock, LockedArtifact};

@@ -1,0 +1,68 @@
+//! The local provider: machines are QEMU virtual machines on this host, images are disk images in `dist/`.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::{Finding, Launch, Machine, Provider, Resource};
+use crate::bake::Undo;
+use crate::error::{Error, Result};
+use crate::plan::{BaseImage, Fingerprint, Image, ImageFormat, Plan};
+use crate::recipe::Recipe;
+use crate::release::Arch;
+
+pub mod base;
+pub mod host;
+
+/// What the local provider must know of its host.
+#[derive(Clone)]
+pub struct Settings {
+    /// Absolute folder of the cache (`$XDG_CACHE_HOME/amibake`).
+    pub cache_dir: PathBuf,
+    /// Absolute folder of finished images (`dist`).
+    pub dist_dir: PathBuf,
+    /// `--base` and `--base-sha256`: instead of the recipe's and of amibake's own.
+    pub base: Option<base::Override>,
+    /// Where the progress of fetching a base goes.
+    pub reporter: crate::bake::Reporter,
+}
+
+/// QEMU on this host.
+#[derive(Clone)]
+pub struct Local {
+    settings: Settings,
+}
+
+impl Local {
+    /// The provider. Touches nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+}
+
+#[async_trait]
+impl Provider for Local {
+    async fn base(&self, recipe: &Recipe, recipe_dir: &Path, arch: Arch) -> Result<BaseImage> {
+        base::resolve(&self.settings, recipe, recipe_dir, arch).await
+    }
+
+    async fn find(&self, fingerprint: &Fingerprint, format: ImageFormat) -> Result<Option<Image>> {
+        let _ = (fingerprint, format);
+        Ok(None)
+    }
+
+    async fn preflight(&self, plan: &Plan) -> Vec<Finding> {
+        host::preflight(&self.settings, plan).await
+    }
+
+    async fn launch(&self, launch: Launch<'_>, undo: &Undo) -> Result<Box<dyn Machine>> {
+        let _ = (launch, undo);
+        Err(Error::host("not written yet"))
+    }
+
+    async fn remove(&self, resource: &Resource) -> Result<()> {
+        let _ = resource;
+        Ok(())
+    }
+}
