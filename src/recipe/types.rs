@@ -14,12 +14,14 @@ use crate::release::Arch;
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Name of the recipe and prefix of its images: lower-case letters, digits and hyphens, at most 32.
+    #[schemars(extend("x-amibake" = "name"))]
     pub name: String,
     /// What the image is for, in a sentence.
     #[serde(default)]
     pub description: String,
     /// Folder that `asset` names are relative to, itself relative to the recipe file.
     #[serde(default = "default_assets")]
+    #[schemars(extend("x-amibake" = "relative-path"))]
     pub assets: String,
     /// What the bake starts from, per provider.
     #[serde(default)]
@@ -41,6 +43,7 @@ pub struct Recipe {
     pub checks: Vec<CheckSpec>,
     /// Tags of the image, beside amibake's own. Not part of the fingerprint.
     #[serde(default)]
+    #[schemars(extend("x-amibake" = "tags"))]
     pub tags: BTreeMap<String, String>,
 }
 
@@ -50,7 +53,7 @@ fn default_assets() -> String {
 
 /// A value for every architecture, or one for each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum PerArch<T> {
     /// The same everywhere.
     Same(T),
@@ -94,9 +97,11 @@ pub struct Base {
 pub struct AwsBase {
     /// Name of a public SSM parameter that holds the AMI's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-amibake" = "ssm-parameter"))]
     pub ssm_parameter: Option<PerArch<String>>,
     /// Id of the AMI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-amibake" = "ami-id"))]
     pub ami: Option<PerArch<String>>,
     /// Newest AMI of an owner whose name matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +126,7 @@ pub struct AmiFilter {
 #[serde(deny_unknown_fields)]
 pub struct ElasticCiStack {
     /// `latest` or a version such as `v6.40.0`.
+    #[schemars(extend("x-amibake" = "stack-version"))]
     pub version: String,
     /// Which of the stack's images.
     #[serde(default)]
@@ -143,9 +149,11 @@ pub enum StackVariant {
 #[serde(deny_unknown_fields)]
 pub struct LocalBase {
     /// Path (relative to the recipe file) or http(s) URL of a raw or qcow2 image.
+    #[schemars(extend("x-amibake" = "base-image"))]
     pub image: PerArch<String>,
     /// Its digest, `sha256:…` or `sha512:…`. Required for a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-amibake" = "digest"))]
     pub digest: Option<PerArch<String>>,
 }
 
@@ -154,13 +162,17 @@ pub struct LocalBase {
 #[serde(deny_unknown_fields, default)]
 pub struct MachineSpec {
     /// Virtual CPUs of a local machine.
+    #[schemars(range(min = 1, max = 256))]
     pub cpus: u32,
     /// Memory of a local machine: `2GiB`.
+    #[schemars(extend("x-amibake" = "size"))]
     pub memory: String,
     /// Size of the image's root disk, at least the base's: `10GiB`. Left out: the base's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-amibake" = "size"))]
     pub disk: Option<String>,
     /// The whole bake's deadline: `90m`.
+    #[schemars(extend("x-amibake" = "duration"))]
     pub timeout: String,
 }
 
@@ -176,14 +188,18 @@ impl Default for MachineSpec {
 pub struct VolumeSpec {
     /// Name: lower-case letters, digits and hyphens, at most 11 (a file system label holds 16 characters, less the
     /// `bake-` in front). The file system's label is `bake-<name>`, a local disk's serial `amibake-<name>`.
+    #[schemars(extend("x-amibake" = "volume-name"))]
     pub name: String,
     /// Where the image mounts it.
+    #[schemars(extend("x-amibake" = "absolute-path"))]
     pub mount: String,
     /// Size: `100GiB`.
     #[serde(default = "default_volume_size")]
+    #[schemars(extend("x-amibake" = "size"))]
     pub size: String,
     /// EBS volume type.
     #[serde(default = "default_volume_type", rename = "type")]
+    #[schemars(extend("x-amibake" = "volume-type"))]
     pub volume_type: String,
     /// File system it is formatted with on first boot.
     #[serde(default)]
@@ -214,15 +230,20 @@ pub enum Filesystem {
 #[serde(deny_unknown_fields, default)]
 pub struct Buildkitd {
     /// TCP port it listens on.
+    #[schemars(range(min = 1))]
     pub port: u16,
     /// Address it listens on.
+    #[schemars(extend("x-amibake" = "address"))]
     pub address: String,
     /// Folder of cache and state.
+    #[schemars(extend("x-amibake" = "absolute-path"))]
     pub root: String,
     /// Builds that may run steps at once; left out: one for each CPU, decided at boot.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub max_parallelism: Option<u32>,
     /// How long a stop waits for running builds: `15m`.
+    #[schemars(extend("x-amibake" = "duration"))]
     pub drain_timeout: String,
     /// What network build steps run in.
     pub network: BuildNetwork,
@@ -233,6 +254,7 @@ pub struct Buildkitd {
     /// Registries by host name: mirrors, plain http.
     pub registry: BTreeMap<String, Registry>,
     /// More flags for the daemon, each its own string.
+    #[schemars(extend("x-amibake" = "daemon-flag"))]
     pub extra_flags: Vec<String>,
 }
 
@@ -271,10 +293,13 @@ pub struct Gc {
     /// Whether the daemon collects garbage.
     pub enabled: bool,
     /// What a collection leaves in any case.
+    #[schemars(range(max = 100))]
     pub reserved_percent: u8,
     /// What the cache may grow to; what buildkitd counts is less than what it uses, so leave room.
+    #[schemars(range(max = 100))]
     pub max_used_percent: u8,
     /// What must stay free on the volume.
+    #[schemars(range(max = 100))]
     pub min_free_percent: u8,
 }
 
@@ -289,6 +314,7 @@ impl Default for Gc {
 #[serde(deny_unknown_fields, default)]
 pub struct History {
     /// `48h`.
+    #[schemars(extend("x-amibake" = "duration"))]
     pub max_age: String,
     /// Number of records.
     pub max_entries: u32,
@@ -305,6 +331,7 @@ impl Default for History {
 #[serde(deny_unknown_fields, default)]
 pub struct Registry {
     /// Mirrors, tried in order: `mirror.example.com` or with a path.
+    #[schemars(extend("x-amibake" = "registry"))]
     pub mirrors: Vec<String>,
     /// Speak plain http.
     pub http: bool,
@@ -320,66 +347,82 @@ pub enum StepSpec {
     Packages {
         /// Shown while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "title"))]
         name: Option<String>,
         /// Names on Debian and Ubuntu.
         #[serde(default)]
+        #[schemars(extend("x-amibake" = "package"))]
         apt: Vec<String>,
         /// Names on Amazon Linux and Fedora.
         #[serde(default)]
+        #[schemars(extend("x-amibake" = "package"))]
         dnf: Vec<String>,
         /// `15m`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "duration"))]
         timeout: Option<String>,
     },
     /// Unpack members of the locked BuildKit tarball.
     Buildkit {
         /// Shown while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "title"))]
         name: Option<String>,
         /// `"all"`, or names as in the tarball: `["bin/buildctl"]`.
+        #[schemars(extend("x-amibake" = "members"))]
         members: Members,
         /// Folder they are unpacked under.
         #[serde(default = "default_prefix")]
+        #[schemars(extend("x-amibake" = "absolute-path"))]
         prefix: String,
         /// `5m`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "duration"))]
         timeout: Option<String>,
     },
     /// Write a file.
     File {
         /// Shown while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "title"))]
         name: Option<String>,
         /// Where: an absolute path. Missing folders are made, root's, mode 0755.
+        #[schemars(extend("x-amibake" = "absolute-path"))]
         path: String,
         /// What: inline. Exactly one of `content` and `asset`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<String>,
         /// What: a file of the assets folder.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "asset"))]
         asset: Option<String>,
         /// Whether it is a template (MiniJinja).
         #[serde(default)]
         template: bool,
         /// `user:group`.
         #[serde(default = "default_owner")]
+        #[schemars(extend("x-amibake" = "owner"))]
         owner: String,
         /// Octal mode.
         #[serde(default = "default_mode")]
+        #[schemars(extend("x-amibake" = "mode"))]
         mode: String,
     },
     /// Install a systemd unit into /etc/systemd/system, verify it, and enable it.
     Unit {
         /// Shown while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "title"))]
         name: Option<String>,
         /// File name of the unit: `buildkitd.service`.
+        #[schemars(extend("x-amibake" = "unit"))]
         unit: String,
         /// What: inline. Exactly one of `content` and `asset`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<String>,
         /// What: a file of the assets folder.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "asset"))]
         asset: Option<String>,
         /// Whether it is a template (MiniJinja).
         #[serde(default)]
@@ -394,11 +437,14 @@ pub enum StepSpec {
     /// Run a shell script (bash, `set -Eeuo pipefail`, as root).
     Run {
         /// Shown while it runs.
+        #[schemars(extend("x-amibake" = "title"))]
         name: String,
         /// The script.
+        #[schemars(extend("x-amibake" = "script"))]
         script: String,
         /// `10m`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("x-amibake" = "duration"))]
         timeout: Option<String>,
     },
 }
@@ -442,8 +488,10 @@ pub enum AllMembers {
 #[serde(deny_unknown_fields)]
 pub struct CheckSpec {
     /// What must hold, as a person would say it.
+    #[schemars(extend("x-amibake" = "title"))]
     pub name: String,
     /// The script (bash, `set -Eeuo pipefail`, as root).
+    #[schemars(extend("x-amibake" = "script"))]
     pub script: String,
     /// When it runs.
     #[serde(default)]
@@ -454,9 +502,11 @@ pub struct CheckSpec {
     /// Name of the recipe whose booted image it needs beside its own; the script finds it at `$AMIBAKE_PEER`
     /// (host name or address). Implies `when = "boot"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-amibake" = "name"))]
     pub peer: Option<String>,
     /// `2m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-amibake" = "duration"))]
     pub timeout: Option<String>,
 }
 
