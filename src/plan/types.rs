@@ -161,6 +161,20 @@ pub struct VolumePlan {
     pub filesystem: Filesystem,
 }
 
+impl VolumePlan {
+    /// Label of its file system.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("bake-{}", self.name)
+    }
+
+    /// Serial of a local disk.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        format!("amibake-{}", self.name)
+    }
+}
+
 /// One script run on the machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {

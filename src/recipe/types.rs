@@ -225,6 +225,17 @@ pub enum Filesystem {
     Xfs,
 }
 
+impl Filesystem {
+    /// The name that `mkfs` and `mount` know it by.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Filesystem::Ext4 => "ext4",
+            Filesystem::Xfs => "xfs",
+        }
+    }
+}
+
 /// Settings of the BuildKit daemon; templates see them as `buildkitd`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
