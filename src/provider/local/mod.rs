@@ -6,13 +6,18 @@ use async_trait::async_trait;
 
 use super::{Finding, Launch, Machine, Provider, Resource};
 use crate::bake::Undo;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::plan::{BaseImage, Fingerprint, Image, ImageFormat, Plan};
 use crate::recipe::Recipe;
 use crate::release::Arch;
 
 pub mod base;
+mod catalog;
+mod disk_image;
 pub mod host;
+mod machine;
+mod qemu;
+mod ssh;
 
 /// What the local provider must know of its host.
 #[derive(Clone)]
@@ -48,8 +53,7 @@ impl Provider for Local {
     }
 
     async fn find(&self, fingerprint: &Fingerprint, format: ImageFormat) -> Result<Option<Image>> {
-        let _ = (fingerprint, format);
-        Ok(None)
+        catalog::find(&self.settings.dist_dir, fingerprint, format)
     }
 
     async fn preflight(&self, plan: &Plan) -> Vec<Finding> {
@@ -57,12 +61,31 @@ impl Provider for Local {
     }
 
     async fn launch(&self, launch: Launch<'_>, undo: &Undo) -> Result<Box<dyn Machine>> {
-        let _ = (launch, undo);
-        Err(Error::host("not written yet"))
+        Ok(Box::new(machine::launch(launch, undo).await?))
     }
 
     async fn remove(&self, resource: &Resource) -> Result<()> {
-        let _ = resource;
-        Ok(())
+        match resource {
+            Resource::Process { pid, started } => qemu::end_process(*pid, *started).await,
+            Resource::Path { path } => remove_path(path),
+        }
+    }
+}
+
+/// Removes a file or a folder with all it holds. A link is removed, not followed.
+fn remove_path(path: &Path) -> Result<()> {
+    if !path.is_absolute() || path.components().count() < 3 {
+        return Err(Error::host(format!("will not remove {}", path.display())));
+    }
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).or_host(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
