@@ -3,7 +3,7 @@
 set -Eeuo pipefail
 amibake_failed() {
     local status=$1 line=$2 command=${3%%$'\n'*}
-    echo "amibake: failed at line $((line - AMIBAKE_FIRST_LINE)): exit status $status: $command" >&2
+    echo "amibake: failed at line $line: exit status $status: $command" >&2
     exit "$status"
 }
 trap 'amibake_failed "$?" "$LINENO" "$BASH_COMMAND"' ERR

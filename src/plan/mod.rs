@@ -264,7 +264,12 @@ impl Planner<'_> {
             }
         };
         let name = unique(names, given.unwrap_or(&derived));
-        Ok(step(&name, kind, script::with_preamble(&[], &body), timeout))
+        let mut script = script::with_preamble(&[], &body);
+        if kind != "run" {
+            // The user wrote no line of it.
+            script.preamble_lines = u32::try_from(script.text.lines().count()).unwrap_or(u32::MAX);
+        }
+        Ok(step(&name, kind, script, timeout))
     }
 
     /// The bytes of a file or unit: `content` or `asset`, rendered if it is a template.

@@ -12,7 +12,7 @@ const PREAMBLE: &str = include_str!("../../assets/step/preamble.sh");
 /// Removes identity, logs, keys and caches.
 pub(super) const SEAL: &str = include_str!("../../assets/seal.sh");
 
-/// What a failing script's last line of output begins with; then the line's number in what the user wrote, counted from 1.
+/// What a failing script's last line of output begins with; then the line's number in the whole script, counted from 1.
 const FAILED_AT: &str = "amibake: failed at line ";
 
 /// A whole script.
@@ -28,8 +28,7 @@ pub(super) fn with_preamble(exports: &[(&str, &str)], body: &str) -> Script {
     for (name, value) in exports {
         head.push_str(&format!("export {name}={}\n", quote(value)));
     }
-    let lines = head.lines().count() + 1;
-    head.push_str(&format!("AMIBAKE_FIRST_LINE={lines}\n"));
+    let lines = head.lines().count();
     let mut text = head + body;
     if !text.ends_with('\n') {
         text.push('\n');
@@ -37,7 +36,7 @@ pub(super) fn with_preamble(exports: &[(&str, &str)], body: &str) -> Script {
     Script { text, preamble_lines: u32::try_from(lines).unwrap_or(u32::MAX) }
 }
 
-/// The line, counted from 1, at which a script failed, as its output tells. A script that printed no such line died in
+/// The line of the whole script, counted from 1, at which it failed, as its output tells. A script that printed no such line died in
 /// some other way (`exit 3`, a syntax error, a signal).
 #[must_use]
 pub fn failed_line(output: &[u8]) -> Option<u32> {
