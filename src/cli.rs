@@ -1,5 +1,398 @@
-//! Placeholder.
-/// Entry point.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The command line: clap's arguments, and the settings that a command works with.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+use crate::error::{Context as _, Error, Exit, Result};
+use crate::plan::ImageFormat;
+use crate::provider::local::base::Override;
+use crate::recipe::ProviderKind;
+use crate::release::{Arch, Mirror};
+use crate::report::{Color, Talk};
+
+/// Bakes the matched builder and agent machine images for remote BuildKit builds.
+#[derive(Debug, Parser)]
+#[command(
+    name = "amibake",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+        amibake base create              make the disk that local bakes start from (once)\n  \
+        amibake build --all              bake every recipe in recipes/, side by side\n  \
+        amibake verify builder agent     boot both images as a pair and run every check\n  \
+        amibake plan builder             print what a build would do, to the byte\n\n\
+        Exit status: 0 done, 1 bake or check failed, 2 usage or recipe, 3 verification refused,\n\
+        4 host refused, 5 done but leftovers remain, 130 interrupted."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Project folder: holds recipes/ and amibake.lock
+    #[arg(short = 'C', long, global = true, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    directory: PathBuf,
+    /// Lock file [default: amibake.lock in the project folder]
+    #[arg(long, global = true, value_name = "FILE")]
+    lock: Option<PathBuf>,
+    /// Folder of downloads and base disks [default: $XDG_CACHE_HOME/amibake]
+    #[arg(long, global = true, value_name = "DIR", env = "AMIBAKE_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
+    color: Color,
+    /// Stream all output of the machines
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Only warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bake images from recipes
+    #[command(after_help = "Examples:\n  \
+        amibake build builder\n  \
+        amibake build --all --json\n  \
+        amibake build builder --set buildkitd.port=2345 --set volume.cache.size=500GiB\n  \
+        amibake build agent --force --format raw")]
+    Build(BuildArgs),
+    /// Print what a build would do, without doing it
+    #[command(after_help = "Examples:\n  amibake plan builder\n  amibake plan agent --json | jq .fingerprint")]
+    Plan(PlanArgs),
+    /// Check recipes: every fault of a file at once, by line and column
+    #[command(after_help = "Examples:\n  amibake validate\n  amibake validate builder --set machine.memory=4GiB")]
+    Validate(ValidateArgs),
+    /// Boot baked images as a group and run every check, over a reboot
+    #[command(after_help = "Examples:\n  amibake verify builder agent\n  amibake verify builder --keep")]
+    Verify(VerifyArgs),
+    /// Fetch and verify the locked BuildKit release, and print path and digest
+    #[command(after_help = "Examples:\n  amibake fetch\n  amibake fetch --arch arm64 --json\n  \
+        amibake fetch --extract bin/buildctl --to ~/.local/bin")]
+    Fetch(FetchArgs),
+    /// The disk that local bakes start from
+    Base {
+        #[command(subcommand)]
+        command: BaseCommand,
+    },
+    /// Print the JSON Schema of recipes, for editors
+    #[command(after_help = "Example:\n  amibake schema > recipes/schema.json")]
+    Schema,
+    /// Print a shell's completion script
+    #[command(after_help = "Examples:\n  amibake completions bash > /etc/bash_completion.d/amibake\n  \
+        amibake completions zsh > \"${fpath[1]}/_amibake\"")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum BaseCommand {
+    /// Make the base disk, from this machine's own package sources
+    #[command(after_help = "Example:\n  amibake base create\n\n\
+        Needs mmdebstrap and, for that, root or user namespaces. Prints the disk's path.")]
+    Create(BaseCreateArgs),
+    /// List the base disks in the cache
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `amibake base create`.
+#[derive(Debug, Args)]
+pub struct BaseCreateArgs {
+    /// Make it anew
+    #[arg(long)]
+    pub force: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What every command that plans takes.
+#[derive(Debug, Clone, Args)]
+pub struct Planning {
+    /// Who supplies machines
+    #[arg(long, value_name = "PROVIDER", default_value = "local", env = "AMIBAKE_PROVIDER")]
+    pub provider: ProviderKind,
+    /// Architecture of the images [default: this machine's]
+    #[arg(long)]
+    pub arch: Option<Arch>,
+    /// Override a value of the recipe for this run; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Take releases from here instead of where the lock says: an http(s) address or a folder
+    #[arg(long, value_name = "URL|DIR", env = "AMIBAKE_RELEASE_MIRROR")]
+    pub release_mirror: Option<Mirror>,
+    /// Start from this disk image (raw or qcow2, systemd 252 or newer) instead of the recipe's base
+    #[arg(long, value_name = "PATH|URL")]
+    pub base: Option<String>,
+    /// Its SHA-256; required for an address
+    #[arg(long, value_name = "DIGEST", requires = "base")]
+    pub base_sha256: Option<String>,
+    /// How images are stored
+    #[arg(long, default_value = "qcow2")]
+    pub format: ImageFormat,
+    /// Store only what differs from the base, which the image then needs
+    #[arg(long)]
+    pub thin: bool,
+    /// Folder of finished images [default: dist in the project folder]
+    #[arg(long, value_name = "DIR")]
+    pub dist: Option<PathBuf>,
+    /// As one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which recipes.
+#[derive(Debug, Clone, Args)]
+pub struct Recipes {
+    /// Names (builder: recipes/builder.toml) or paths of recipes
+    #[arg(value_name = "RECIPE")]
+    pub names: Vec<String>,
+    /// Every recipe in recipes/
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
+}
+
+/// `amibake build`.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    #[command(flatten)]
+    pub(crate) recipes: Recipes,
+    #[command(flatten)]
+    pub(crate) planning: Planning,
+    /// Bake even if an image with that fingerprint exists
+    #[arg(long)]
+    pub force: bool,
+    /// Leave the machine of a failed bake for inspection, and say how to reach it
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `amibake plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Name or path of the recipe
+    pub recipe: String,
+    #[command(flatten)]
+    pub(crate) planning: Planning,
+}
+
+/// `amibake validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// Names or paths of recipes [default: all in recipes/]
+    #[arg(value_name = "RECIPE")]
+    pub names: Vec<String>,
+    /// Override a value for this check; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// As one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `amibake verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) recipes: Recipes,
+    #[command(flatten)]
+    pub(crate) planning: Planning,
+    /// Do not reboot images with data volumes
+    #[arg(long)]
+    pub no_restart: bool,
+    /// Leave the machines running, and say how to reach them
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `amibake fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// Architecture; may be repeated [default: all that the lock pins]
+    #[arg(long)]
+    pub arch: Vec<Arch>,
+    /// Take releases from here instead of where the lock says: an http(s) address or a folder
+    #[arg(long, value_name = "URL|DIR", env = "AMIBAKE_RELEASE_MIRROR")]
+    pub release_mirror: Option<Mirror>,
+    /// Extract one file of the release, for example bin/buildctl
+    #[arg(long, value_name = "MEMBER", requires = "to")]
+    pub extract: Option<String>,
+    /// Folder that the extracted file goes to
+    #[arg(long, value_name = "DIR", requires = "extract")]
+    pub to: Option<PathBuf>,
+    /// As one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where things are and how to talk: the same for every command. All paths are absolute.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The project folder.
+    pub project: PathBuf,
+    /// The lock.
+    pub lock: PathBuf,
+    /// Downloads and base disks.
+    pub cache: PathBuf,
+    /// Journals and logs, one folder a run.
+    pub runs: PathBuf,
+    /// How talk is shown.
+    pub talk: Talk,
+}
+
+impl Settings {
+    /// From flags and environment. `variable` looks up the environment.
+    ///
+    /// # Errors
+    /// Exit 2 when there is no such project folder, or no folder for the cache.
+    fn new(global: &Global, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let shown = global.directory.display();
+        let project =
+            std::fs::canonicalize(&global.directory).or_usage(|| format!("cannot open the folder {shown}"))?;
+        if !project.is_dir() {
+            return Err(Error::usage(format!("{shown} is not a folder")));
+        }
+        let cache = match &global.cache_dir {
+            Some(cache) => absolute(cache)?,
+            None => default_cache(&variable).ok_or_else(|| {
+                Error::usage("neither XDG_CACHE_HOME nor HOME is set").with_hint("name a folder with --cache-dir")
+            })?,
+        };
+        let lock = global.lock.as_deref().map_or_else(|| Ok(project.join("amibake.lock")), absolute)?;
+        let runs = project.join(".amibake").join("runs");
+        let talk = Talk { color: global.color, verbose: global.verbose, quiet: global.quiet };
+        Ok(Self { project, lock, cache, runs, talk })
+    }
+
+    /// The folder of finished images.
+    pub(crate) fn dist(&self, planning: &Planning) -> Result<PathBuf> {
+        planning.dist.as_deref().map_or_else(|| Ok(self.project.join("dist")), absolute)
+    }
+}
+
+impl Planning {
+    /// What `--base` and `--base-sha256` say.
+    pub(crate) fn base_override(&self) -> Option<Override> {
+        let image = self.base.clone()?;
+        let digest = self.base_sha256.as_ref();
+        let digest =
+            digest.map(|digest| if digest.contains(':') { digest.clone() } else { format!("sha256:{digest}") });
+        Some(Override { image, digest })
+    }
+}
+
+/// The folder for caches by the XDG Base Directory Specification, whose paths must be absolute.
+fn default_cache(variable: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("amibake"))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).or_usage(|| format!("cannot resolve {}", path.display()))
+}
+
+/// Parses, runs, and says how it ended.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        // A bake that panics cleans up behind it; what is told here is for the bug report.
+        crate::report::say(&format!("error: amibake has a fault: {panic}\nhint: please report it with this message"));
+    }));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let fine =
+                matches!(error.kind(), clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion);
+            return if fine { Exit::Done } else { Exit::Usage }.into();
+        }
+    };
+    let json = cli.command.json();
+    let talk = Talk { color: cli.global.color, verbose: cli.global.verbose, quiet: cli.global.quiet };
+    let settings = Settings::new(&cli.global, |name| std::env::var(name).ok());
+    match settings.and_then(|settings| run(&settings, cli.command)) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if json {
+                crate::report::print_json(&serde_json::json!({ "error": crate::report::error_json(&error) }));
+            }
+            talk.error(&error);
+            error.exit().into()
+        }
+    }
+}
+
+impl Command {
+    fn json(&self) -> bool {
+        match self {
+            Command::Build(args) => args.planning.json,
+            Command::Plan(args) => args.planning.json,
+            Command::Verify(args) => args.planning.json,
+            Command::Validate(args) => args.json,
+            Command::Fetch(args) => args.json,
+            Command::Base { command: BaseCommand::Create(args) } => args.json,
+            Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
+            Command::Schema | Command::Completions { .. } => false,
+        }
+    }
+}
+
+fn run(settings: &Settings, command: Command) -> Result<Exit> {
+    match command {
+        Command::Build(args) => commands::build::run(settings, &args),
+        Command::Plan(args) => commands::plan::run(settings, &args),
+        Command::Validate(args) => commands::validate::run(settings, &args),
+        Command::Verify(args) => commands::verify::run(settings, &args),
+        Command::Fetch(args) => commands::fetch::run(settings, &args),
+        Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
+        Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),
+        Command::Schema => Ok(commands::info::schema()),
+        Command::Completions { shell } => Ok(commands::info::completions(shell)),
+        Command::Version { json } => Ok(commands::info::version(json)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_cache_follows_the_xdg_specification() {
+        let with = |pairs: &'static [(&str, &str)]| {
+            default_cache(&|name: &str| {
+                pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(with(&[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")]), Some("/c/amibake".into()));
+        assert_eq!(with(&[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")]), Some("/h/.cache/amibake".into()));
+        assert_eq!(with(&[]), None);
+    }
 }

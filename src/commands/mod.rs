@@ -1,1 +1,22 @@
-//! Placeholder.
+//! One file a command: wiring only. What is decided is decided in `plan`; what is done is done in `bake`, `release` and the
+//! providers; what is printed is printed by `report`.
+
+pub(crate) mod base;
+pub(crate) mod build;
+pub(crate) mod fetch;
+pub(crate) mod info;
+pub(crate) mod plan;
+mod prepare;
+mod signals;
+pub(crate) mod validate;
+pub(crate) mod verify;
+
+use std::future::Future;
+
+use crate::error::{Context as _, Result};
+
+/// Runs a command's future.
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.or_host(|| "cannot start the runtime".to_owned())?.block_on(future)
+}

@@ -1,0 +1,182 @@
+//! `amibake build`.
+
+use std::time::Instant;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::prepare::{Prepared, names, prepare, until_cancelled};
+use super::signals::cancel_on_signal;
+use crate::bake::{self, Job, Outcome, RunId};
+use crate::cli::{BuildArgs, Settings};
+use crate::error::{Error, Exit, Result};
+use crate::plan::Plan;
+use crate::provider::Provider as _;
+use crate::provider::local::host;
+use crate::release::{self, Artifact};
+use crate::report::{self, human_bytes, human_time};
+
+/// What came of one recipe.
+struct Built<'p> {
+    plan: &'p Plan,
+    result: Result<Outcome>,
+}
+
+pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<Exit> {
+    super::block_on(async {
+        let started = Instant::now();
+        let cancel = cancel_on_signal(&settings.runs)?;
+        let names = names(settings, &args.recipes)?;
+        let prepared = until_cancelled(&cancel, prepare(settings, &args.planning, &names)).await?;
+        let swept = bake::sweep(&settings.runs, &prepared.provider, &prepared.general()).await?;
+        for leftover in &swept {
+            prepared.general().warn(format!("still there: {} ({})", leftover.resource, leftover.reason));
+        }
+        let built = build_all(settings, args, &prepared, &cancel).await?;
+        let exit = built.iter().map(exit_of).fold(Exit::Done, worse);
+        if args.planning.json {
+            let results: Vec<_> = built.iter().map(as_json).collect();
+            report::print_json(&json!({ "results": results, "exit": exit.code() }));
+        }
+        tell(settings, &built, started);
+        if !args.planning.json {
+            for one in &built {
+                if let Ok(outcome) = &one.result {
+                    report::print(&image_of(outcome).location.display().to_string());
+                }
+            }
+        }
+        Ok(exit)
+    })
+}
+
+async fn build_all<'p>(
+    settings: &Settings,
+    args: &BuildArgs,
+    prepared: &'p Prepared,
+    cancel: &CancellationToken,
+) -> Result<Vec<Built<'p>>> {
+    let mut existing = Vec::new();
+    for plan in &prepared.plans {
+        let found =
+            if args.force { None } else { prepared.provider.find(&plan.fingerprint, plan.image.format).await? };
+        existing.push(found);
+    }
+    let artifact =
+        if existing.iter().any(Option::is_none) { Some(fetch(settings, args, prepared, cancel).await?) } else { None };
+    let jobs = prepared.plans.iter().zip(existing).map(|(plan, existing)| {
+        let artifact = artifact.clone();
+        let memory = if existing.is_some() { 0 } else { plan.machine.memory_bytes };
+        let work = async move {
+            let result = match (existing, artifact) {
+                (Some(image), _) => Ok(Outcome::Existing { image }),
+                (None, Some(artifact)) => bake_one(settings, args, prepared, plan, artifact, cancel).await,
+                (None, None) => Err(Error::failed("there is no tarball to bake from")),
+            };
+            Built { plan, result }
+        };
+        (memory, work)
+    });
+    Ok(bake::side_by_side(jobs.collect(), host::memory_for_machines()).await)
+}
+
+/// The tarball, with every member that any of the recipes needs.
+async fn fetch(
+    settings: &Settings,
+    args: &BuildArgs,
+    prepared: &Prepared,
+    cancel: &CancellationToken,
+) -> Result<Artifact> {
+    let members: Vec<String> = prepared.plans.iter().flat_map(|plan| plan.artifact.members.clone()).collect();
+    let mirror = args.planning.release_mirror.as_ref();
+    let reporter = prepared.general();
+    release::fetch(&prepared.lock, prepared.arch, &members, mirror, &settings.cache, &reporter, cancel).await
+}
+
+async fn bake_one(
+    settings: &Settings,
+    args: &BuildArgs,
+    prepared: &Prepared,
+    plan: &Plan,
+    artifact: Artifact,
+    cancel: &CancellationToken,
+) -> Result<Outcome> {
+    let run = RunId::generate();
+    let job = Job {
+        plan: plan.clone(),
+        artifact,
+        run_dir: settings.runs.join(&run.0),
+        run,
+        dist_dir: settings.dist(&args.planning)?,
+        keep: args.keep,
+    };
+    bake::bake(&job, &prepared.provider, &prepared.reporter(plan), cancel).await
+}
+
+fn image_of(outcome: &Outcome) -> &crate::plan::Image {
+    match outcome {
+        Outcome::Existing { image } | Outcome::Baked { image, .. } => image,
+    }
+}
+
+fn exit_of(built: &Built<'_>) -> Exit {
+    match &built.result {
+        Ok(Outcome::Baked { leftovers, .. }) if !leftovers.is_empty() => Exit::Leftovers,
+        Ok(_) => Exit::Done,
+        Err(error) => error.exit(),
+    }
+}
+
+/// Of two ways to end, the one that is told: an interruption before a failure, a refused artifact before a failed bake, any
+/// failure before leftovers.
+fn worse(one: Exit, other: Exit) -> Exit {
+    let order = |exit| match exit {
+        Exit::Done => 0,
+        Exit::OutOfDate => 1,
+        Exit::Leftovers => 2,
+        Exit::Failed => 3,
+        Exit::Host => 4,
+        Exit::Usage => 5,
+        Exit::Refused => 6,
+        Exit::Interrupted => 7,
+    };
+    if order(other) > order(one) { other } else { one }
+}
+
+fn as_json(built: &Built<'_>) -> serde_json::Value {
+    let plan = built.plan;
+    let mut value = match &built.result {
+        Ok(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
+        Err(error) => json!({ "outcome": "failed", "error": report::error_json(error) }),
+    };
+    value["recipe"] = plan.recipe.clone().into();
+    value["arch"] = plan.arch.as_str().into();
+    value["fingerprint"] = plan.fingerprint.to_string().into();
+    value["buildkit"] = plan.artifact.version.to_string().into();
+    value["stand_in"] = plan.artifact.stand_in.into();
+    value
+}
+
+/// The summary, and every failure in full.
+fn tell(settings: &Settings, built: &[Built<'_>], started: Instant) {
+    for one in built {
+        match &one.result {
+            Err(error) => {
+                if built.len() > 1 {
+                    report::say(&format!("\n{} ({}):", one.plan.recipe, one.plan.arch));
+                }
+                settings.talk.error(error);
+            }
+            Ok(outcome) if !settings.talk.quiet => {
+                let image = image_of(outcome);
+                let how = if matches!(outcome, Outcome::Existing { .. }) { "exists" } else { "baked" };
+                let digest = image.sha256.map(|sha256| format!("  sha256:{}", sha256.short(12))).unwrap_or_default();
+                report::say(&format!("{how}  {}  {}{digest}", image.name, human_bytes(image.size_bytes)));
+            }
+            Ok(_) => {}
+        }
+    }
+    if !settings.talk.quiet {
+        report::say(&format!("in {}", human_time(started.elapsed())));
+    }
+}

@@ -1,0 +1,53 @@
+//! `amibake fetch`.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::signals::cancel_on_signal;
+use crate::bake::Reporter;
+use crate::cli::{FetchArgs, Settings};
+use crate::error::{Exit, Result};
+use crate::release::{self, Lock};
+use crate::report;
+
+pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
+    super::block_on(async {
+        let cancel = cancel_on_signal(&settings.runs)?;
+        let lock = Lock::load(&settings.lock)?;
+        let sink = settings.talk.sink();
+        let mirror = args.release_mirror.as_ref();
+        let archs = match (args.arch.as_slice(), &args.extract) {
+            ([], None) => lock.artifacts.keys().map(|platform| platform.0).collect(),
+            ([], Some(_)) => crate::release::Arch::host().into_iter().collect(),
+            (given, _) => given.to_vec(),
+        };
+        let mut fetched = Vec::new();
+        for arch in archs {
+            let reporter = Reporter::new(&format!("BuildKit {} ({arch})", lock.version), vec![Arc::clone(&sink)]);
+            if lock.stand_in {
+                reporter.warn("a stand-in release: not BuildKit");
+            }
+            let members: Vec<String> = args.extract.iter().cloned().collect();
+            fetched.push(release::fetch(&lock, arch, &members, mirror, &settings.cache, &reporter, &cancel).await?);
+        }
+        if args.json {
+            let artifacts: Vec<_> = fetched
+                .iter()
+                .map(|artifact| {
+                    json!({
+                        "version": artifact.version(), "arch": artifact.arch(), "path": artifact.path(),
+                        "sha256": artifact.sha256(), "size_bytes": artifact.size(), "members": artifact.members(),
+                        "stand_in": artifact.stand_in(),
+                    })
+                })
+                .collect();
+            report::print_json(&json!({ "artifacts": artifacts }));
+        } else {
+            for artifact in &fetched {
+                report::print(&format!("{}  {}", artifact.path().display(), artifact.sha256()));
+            }
+        }
+        Ok(Exit::Done)
+    })
+}

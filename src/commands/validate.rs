@@ -1,0 +1,25 @@
+//! `amibake validate`.
+
+use serde_json::json;
+
+use super::prepare::load;
+use crate::cli::{Settings, ValidateArgs};
+use crate::error::{Exit, Result};
+use crate::recipe;
+use crate::report;
+
+pub(crate) fn run(settings: &Settings, args: &ValidateArgs) -> Result<Exit> {
+    let names = if args.names.is_empty() { recipe::all(&settings.project)? } else { args.names.clone() };
+    let loaded = load(&settings.project, &names, &args.set)?;
+    let shown = |path: &std::path::Path| path.strip_prefix(&settings.project).unwrap_or(path).display().to_string();
+    if args.json {
+        let recipes: Vec<_> =
+            loaded.iter().map(|one| json!({ "recipe": one.recipe.name, "path": shown(&one.path) })).collect();
+        report::print_json(&json!({ "recipes": recipes }));
+    } else {
+        for one in &loaded {
+            report::print(&format!("{}: fine", shown(&one.path)));
+        }
+    }
+    Ok(Exit::Done)
+}
