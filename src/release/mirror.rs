@@ -42,7 +42,11 @@ impl FromStr for Mirror {
     // No message repeats the text: it may hold a password.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let Some((scheme, _)) = text.split_once("://") else {
-            return if text.is_empty() { Err("a mirror is a URL or a folder, not nothing".into()) } else { Ok(Mirror::Dir(text.into())) };
+            return if text.is_empty() {
+                Err("a mirror is a URL or a folder, not nothing".into())
+            } else {
+                Ok(Mirror::Dir(text.into()))
+            };
         };
         match scheme.to_ascii_lowercase().as_str() {
             "http" | "https" => {
