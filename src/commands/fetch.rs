@@ -1,5 +1,6 @@
 //! `amibake fetch`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -8,7 +9,7 @@ use super::signals::cancel_on_signal;
 use crate::bake::Reporter;
 use crate::cli::{FetchArgs, Settings};
 use crate::error::{Exit, Result};
-use crate::release::{self, Lock};
+use crate::release::{Extract, Fetch, Lock};
 use crate::report;
 
 pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
@@ -28,8 +29,10 @@ pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
             if lock.stand_in {
                 reporter.warn("a stand-in release: not BuildKit");
             }
-            let members: Vec<String> = args.extract.iter().cloned().collect();
-            fetched.push(release::fetch(&lock, arch, &members, mirror, &settings.cache, &reporter, &cancel).await?);
+            let to = target(args);
+            let extract = args.extract.as_deref().zip(to.as_deref()).map(|(member, to)| Extract { member, to });
+            let fetch = Fetch { mirror, extract, ..Fetch::new(&lock, arch, &settings.cache) };
+            fetched.push(fetch.run(&reporter, &cancel).await?);
         }
         if args.json {
             let artifacts: Vec<_> = fetched
@@ -50,4 +53,10 @@ pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
         }
         Ok(Exit::Done)
     })
+}
+
+/// The file that `--extract` becomes: its last name, below `--to`.
+fn target(args: &FetchArgs) -> Option<PathBuf> {
+    let name = args.extract.as_deref()?.rsplit('/').next()?;
+    Some(args.to.as_ref()?.join(name))
 }

@@ -32,9 +32,7 @@ const FULL: u64 = 32 << 20;
 /// The program `name` on PATH, or in the folders for system programs that a user's PATH may lack.
 #[must_use]
 pub(super) fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/sbin", "/usr/libexec"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|file| file.is_file())
+    std::env::split_paths(&search_path()).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// The system emulator for `arch` on PATH.
@@ -186,6 +184,21 @@ fn existing(path: &Path) -> PathBuf {
 /// Bytes that this user may still write to the file system of `path`.
 pub(super) fn free_space(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(|about| about.f_bavail * about.f_frsize)
+}
+
+/// Bytes that this user may still write to the file system of `path`, or of the nearest folder above it that exists.
+///
+/// # Errors
+/// Exit 4 when it cannot be told.
+pub(super) fn free_bytes(path: &Path) -> Result<u64> {
+    free_space(&existing(path)).ok_or_else(|| Error::host(format!("cannot tell the free space of {}", path.display())))
+}
+
+/// PATH with the folders for system programs, which a user's may lack.
+pub(super) fn search_path() -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::join_paths(std::env::split_paths(&path).chain(system)).unwrap_or(path)
 }
 
 /// Whether writes to the file system of `path` fail, or are about to.
