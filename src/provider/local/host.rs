@@ -1,16 +1,27 @@
-//! What this host offers: the accelerator that works, programs, memory, disk space. Looks and tries; changes nothing.
+//! What this host offers: the accelerator that works, programs, memory, disk space; and what would fail for want of it.
+//!
+//! Only looks. The one thing it starts is an empty machine that never runs, to try an accelerator.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use tokio::io::AsyncWriteExt as _;
 
-use super::Settings;
-use crate::error::{Error, Result};
+use super::{Settings, base};
+use crate::error::{Context as _, Error, Result};
 use crate::plan::Plan;
 use crate::provider::{Finding, Severity};
 use crate::release::Arch;
+
+const GIB: u64 = 1 << 30;
+/// Left to the host when machines take the rest.
+const MEMORY_RESERVE: u64 = GIB / 2;
+/// What QEMU needs beside the guest's memory: code, device state and the buffer of translated code (tcg).
+const MEMORY_PER_MACHINE: u64 = GIB / 4;
+/// What packages and the release add to a base, before the guest's file system gives anything back.
+const BAKE_GROWTH: u64 = 2 * GIB;
 
 /// How QEMU runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,16 +34,36 @@ pub enum Accelerator {
     Tcg,
 }
 
-/// Memory left to the host beside the machines.
-const RESERVE: u64 = 512 << 20;
+impl Accelerator {
+    /// QEMU's name of it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Hvf => "hvf",
+            Accelerator::Tcg => "tcg",
+        }
+    }
+}
 
-/// Disk space below which a guest's write may fail.
-const FULL: u64 = 32 << 20;
-
-/// The program `name` on PATH, or in the folders for system programs that a user's PATH may lack.
+/// PATH, with the folders where distributions keep an administrator's programs and an ordinary user's PATH has not.
 #[must_use]
-pub(super) fn program(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&search_path()).map(|folder| folder.join(name)).find(|file| file.is_file())
+pub fn search_path() -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::join_paths(std::env::split_paths(&path).chain(more)).unwrap_or(path)
+}
+
+/// Where the program called `name` is on [`search_path`].
+#[must_use]
+pub fn program(name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let runs =
+        |path: &PathBuf| path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+    std::env::split_paths(&search_path())
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join(name))
+        .find(runs)
 }
 
 /// The system emulator for `arch` on PATH.
@@ -46,29 +77,28 @@ pub fn emulator(arch: Arch) -> Result<PathBuf> {
             Arch::Amd64 => "qemu-system-x86",
             Arch::Arm64 => "qemu-system-arm",
         };
-        Error::host(format!("there is no {name} on PATH"))
-            .with_hint(format!("install it: apt-get install {package} qemu-utils (macOS: brew install qemu)"))
+        Error::host(format!("{name} is not installed")).with_hint(format!(
+            "install QEMU: `apt-get install {package} qemu-utils`, `dnf install qemu-kvm qemu-img` or `brew install qemu`"
+        ))
     })
 }
 
-/// UEFI firmware where machines have no BIOS.
+/// The UEFI firmware for an arm64 machine: its code, read-only, to be loaded as the first flash.
 ///
 /// # Errors
-/// Exit 4 when it is needed and missing.
-pub(super) fn firmware(arch: Arch) -> Result<Option<PathBuf>> {
-    if arch == Arch::Amd64 {
-        return Ok(None);
-    }
-    let known = [
-        "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
-        "/usr/share/edk2/aarch64/QEMU_EFI.fd",
+/// Exit 4 with what to install.
+pub fn arm64_firmware() -> Result<PathBuf> {
+    const PLACES: [&str; 6] = [
+        "/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd",
         "/usr/share/AAVMF/AAVMF_CODE.fd",
+        "/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw",
+        "/usr/share/qemu/edk2-aarch64-code.fd",
         "/opt/homebrew/share/qemu/edk2-aarch64-code.fd",
+        "/usr/local/share/qemu/edk2-aarch64-code.fd",
     ];
-    let found = known.iter().map(PathBuf::from).find(|file| file.is_file());
-    found.map(Some).ok_or_else(|| {
+    PLACES.iter().map(PathBuf::from).find(|path| path.is_file()).ok_or_else(|| {
         Error::host("there is no UEFI firmware for arm64 machines")
-            .with_hint("install it: apt-get install qemu-efi-aarch64")
+            .with_hint("install it: `apt-get install qemu-efi-aarch64` or `dnf install edk2-aarch64`")
     })
 }
 
@@ -78,161 +108,269 @@ pub(super) fn firmware(arch: Arch) -> Result<Option<PathBuf>> {
 /// # Errors
 /// As [`emulator`].
 pub async fn accelerator(arch: Arch) -> Result<Accelerator> {
-    static TRIED: OnceCell<Accelerator> = OnceCell::const_new();
-    let program = emulator(arch)?;
-    if Arch::host() != Some(arch) {
-        return Ok(Accelerator::Tcg);
-    }
-    let best = if cfg!(target_os = "macos") { Accelerator::Hvf } else { Accelerator::Kvm };
-    let tried = TRIED.get_or_init(|| async { if works(&program, arch, best).await { best } else { Accelerator::Tcg } });
-    Ok(*tried.await)
-}
-
-/// Whether a machine runs a second with this accelerator. /dev/kvm may be there, and open, and still not run one.
-async fn works(program: &Path, arch: Arch, accelerator: Accelerator) -> bool {
-    if accelerator == Accelerator::Kvm && std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
-        return false;
-    }
-    let (name, machine) = match (accelerator, arch) {
-        (Accelerator::Hvf, Arch::Arm64) => ("hvf", "virt"),
-        (Accelerator::Hvf, Arch::Amd64) => ("hvf", "q35"),
-        (_, Arch::Arm64) => ("kvm", "virt"),
-        (_, Arch::Amd64) => ("kvm", "q35"),
+    static KNOWN: Mutex<[Option<Accelerator>; 2]> = Mutex::new([None; 2]);
+    let index = usize::from(arch == Arch::Arm64);
+    let known = |set: Option<Accelerator>| {
+        // A panic elsewhere cannot leave two plain values half written.
+        let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known[index] = set.or(known[index]);
+        known[index]
     };
-    let mut command = tokio::process::Command::new(program);
-    command.args(["-accel", name, "-machine", machine, "-cpu", "host", "-m", "64M", "-nodefaults", "-no-user-config"]);
-    command.args(["-display", "none"]).process_group(0).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(mut child) = command.spawn() else { return false };
-    // One that cannot run ends at once; one that runs has nothing to boot and stays.
-    tokio::time::timeout(Duration::from_millis(700), child.wait()).await.is_err()
+    if let Some(accelerator) = known(None) {
+        return Ok(accelerator);
+    }
+    let emulator = emulator(arch)?;
+    let mut found = Accelerator::Tcg;
+    for candidate in candidates(arch) {
+        if works(&emulator, arch, candidate).await {
+            found = candidate;
+            break;
+        }
+    }
+    known(Some(found));
+    Ok(found)
 }
 
-/// What would fail later, all of it at once.
+/// What is worth trying: no accelerator runs another architecture's instructions.
+fn candidates(arch: Arch) -> Vec<Accelerator> {
+    match (Arch::host() == Some(arch), cfg!(target_os = "macos")) {
+        (false, _) => Vec::new(),
+        (true, true) => vec![Accelerator::Hvf],
+        (true, false) if Path::new("/dev/kvm").exists() => vec![Accelerator::Kvm],
+        (true, false) => Vec::new(),
+    }
+}
+
+/// Starts an empty, paused machine and tells it to quit: an accelerator that does not work makes QEMU fail before.
+async fn works(emulator: &Path, arch: Arch, accelerator: Accelerator) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let machine = if arch == Arch::Arm64 { "virt" } else { "q35" };
+    let started = tokio::process::Command::new(emulator)
+        .args(["-accel", accelerator.as_str(), "-machine", machine, "-cpu", "host", "-m", "64"])
+        .args(["-S", "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let Ok(mut child) = started else { return false };
+    let quit = async {
+        if let Some(mut monitor) = child.stdin.take() {
+            // QEMU that has failed already does not read; its exit status tells.
+            let _ = monitor.write_all(b"quit\n").await;
+            return child.wait().await.is_ok_and(|status| status.success());
+        }
+        false
+    };
+    tokio::time::timeout(PATIENCE, quit).await.unwrap_or(false)
+}
+
+/// Bytes that a file in the folder at `path`, or in the nearest one above that exists, may take.
+///
+/// # Errors
+/// Exit 4 when the file system does not say.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let place = existing(path);
+    let found = rustix::fs::statvfs(place).or_host(|| format!("cannot ask for free space in {}", place.display()))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/"))
+}
+
+/// What would fail later.
 pub async fn preflight(settings: &Settings, plan: &Plan) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut find = |severity, message: String, hint: Option<&str>| {
-        findings.push(Finding { severity, message, hint: hint.map(str::to_owned) });
-    };
-    match accelerator(plan.arch).await {
-        Err(error) => find(Severity::Refuse, error.to_string(), error.hint()),
-        Ok(Accelerator::Tcg) if Arch::host() != Some(plan.arch) => {
-            find(Severity::Warn, format!("{} is emulated on this machine: expect a slow bake", plan.arch), None)
-        }
-        Ok(Accelerator::Tcg) => find(
-            Severity::Warn,
-            "no working hardware acceleration (KVM): the machine is emulated, which is slow".to_owned(),
-            None,
-        ),
-        Ok(_) => {}
+    check_programs(plan.arch, &mut findings).await;
+    check_base(plan, &mut findings);
+    let writable = check_folder("cache", &settings.cache_dir, "XDG_CACHE_HOME names another place", &mut findings)
+        & check_folder("output", &settings.dist_dir, "make it writable, or choose another one", &mut findings);
+    if writable {
+        check_space(settings, plan, &mut findings);
     }
-    if let Err(error) = firmware(plan.arch) {
-        find(Severity::Refuse, error.to_string(), error.hint());
-    }
-    if program("qemu-img").is_none() {
-        find(
-            Severity::Refuse,
-            "there is no qemu-img on PATH".to_owned(),
-            Some("install it: apt-get install qemu-utils"),
-        );
-    }
-    if !Path::new(&plan.base.location).is_file() {
-        find(Severity::Refuse, format!("the base {} is gone", plan.base.location), Some("amibake base create"));
-    }
-    let available = available_memory();
-    if plan.machine.memory_bytes > available {
-        let message = format!(
-            "the machine wants {} MiB of memory, {} MiB are available",
-            plan.machine.memory_bytes >> 20,
-            available >> 20
-        );
-        find(Severity::Refuse, message, Some("--set machine.memory=… or free some"));
-    }
-    disk(settings, plan, &mut find);
+    check_memory(plan.machine.memory_bytes, memory_for_machines(), &mut findings);
     findings
 }
 
-/// Space for the machine's writes and the finished image. A bake writes about as much as the base holds, and then once
-/// more as the image.
-fn disk(settings: &Settings, plan: &Plan, find: &mut dyn FnMut(Severity, String, Option<&str>)) {
-    use std::os::unix::fs::MetadataExt as _;
-    let folder = existing(&settings.dist_dir);
-    let base = std::fs::metadata(&plan.base.location).map_or(0, |about| about.blocks() * 512);
-    let wanted = base * 2 + (1 << 30);
-    match free_space(&folder) {
-        Some(free) if free < wanted => find(
-            Severity::Refuse,
-            format!("{} has {} MiB free, a bake needs about {} MiB", folder.display(), free >> 20, wanted >> 20),
-            Some("free some space, or name another folder with --dist"),
-        ),
-        _ => {}
-    }
-    if rustix::fs::access(&folder, rustix::fs::Access::WRITE_OK).is_err() {
-        find(
-            Severity::Refuse,
-            format!("{} cannot be written to", folder.display()),
-            Some("name another folder with --dist"),
+fn refuse(findings: &mut Vec<Finding>, message: impl Into<String>, hint: impl Into<String>) {
+    findings.push(Finding { severity: Severity::Refuse, message: message.into(), hint: Some(hint.into()) });
+}
+
+fn warn(findings: &mut Vec<Finding>, message: impl Into<String>, hint: impl Into<String>) {
+    findings.push(Finding { severity: Severity::Warn, message: message.into(), hint: Some(hint.into()) });
+}
+
+fn refuse_error(findings: &mut Vec<Finding>, error: &Error) {
+    let hint = error.hint().map(str::to_owned);
+    findings.push(Finding { severity: Severity::Refuse, message: error.to_string(), hint });
+}
+
+async fn check_programs(arch: Arch, findings: &mut Vec<Finding>) {
+    if program("qemu-img").is_none() {
+        refuse(
+            findings,
+            "qemu-img is not installed",
+            "install it: `apt-get install qemu-utils` or `dnf install qemu-img`",
         );
     }
+    if arch == Arch::Arm64
+        && let Err(error) = arm64_firmware()
+    {
+        refuse_error(findings, &error);
+    }
+    match accelerator(arch).await {
+        Err(error) => refuse_error(findings, &error),
+        Ok(Accelerator::Kvm | Accelerator::Hvf) => {}
+        Ok(Accelerator::Tcg) if Arch::host() != Some(arch) => {
+            let message = format!("an {arch} machine is emulated on this host: it is many times slower");
+            warn(findings, message, format!("bake {arch} images on a host of that architecture"));
+        }
+        Ok(Accelerator::Tcg) if Path::new("/dev/kvm").exists() => {
+            let readable = rustix::fs::access("/dev/kvm", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK);
+            let hint = match readable {
+                Err(_) => "let this user use /dev/kvm: join the group `kvm`, and log in again",
+                Ok(()) => "on a virtual machine, turn on nested virtualisation; else look at `dmesg | grep kvm`",
+            };
+            warn(findings, "/dev/kvm is there but does not work: the machine is emulated, which is slow", hint);
+        }
+        Ok(Accelerator::Tcg) => {
+            let hint = "turn on virtualisation in the firmware, or use a host that has it";
+            warn(findings, "this host has no hardware virtualisation: the machine is emulated, which is slow", hint);
+        }
+    }
 }
 
-/// `path`, or the nearest folder above it that exists.
-fn existing(path: &Path) -> PathBuf {
-    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
+fn check_base(plan: &Plan, findings: &mut Vec<Finding>) {
+    match base::inspect(Path::new(&plan.base.location)) {
+        Err(error) => refuse_error(findings, &error),
+        Ok(disk) if disk.virtual_bytes > plan.machine.disk_bytes => refuse(
+            findings,
+            format!(
+                "the root disk of {} is smaller than the base's {}",
+                show(plan.machine.disk_bytes),
+                show(disk.virtual_bytes)
+            ),
+            "raise `disk` in `[machine]`, or leave it out",
+        ),
+        Ok(_) => {}
+    }
 }
 
-/// Bytes that this user may still write to the file system of `path`.
-pub(super) fn free_space(path: &Path) -> Option<u64> {
-    rustix::fs::statvfs(path).ok().map(|about| about.f_bavail * about.f_frsize)
+/// Whether the folder can be made and written to.
+fn check_folder(what: &str, folder: &Path, hint: &str, findings: &mut Vec<Finding>) -> bool {
+    let place = existing(folder);
+    if !place.is_dir() {
+        refuse(
+            findings,
+            format!("the {what} folder {} cannot be made: {} is a file", folder.display(), place.display()),
+            hint,
+        );
+        return false;
+    }
+    // By making a file: access(2) says yes to root even where the disk says no.
+    match tempfile::Builder::new().prefix(".amibake-").tempfile_in(place) {
+        Ok(_) => true,
+        Err(error) => {
+            refuse(findings, format!("cannot write to the {what} folder {}: {}", folder.display(), error.kind()), hint);
+            false
+        }
+    }
 }
 
-/// Bytes that this user may still write to the file system of `path`, or of the nearest folder above it that exists.
-///
-/// # Errors
-/// Exit 4 when it cannot be told.
-pub(super) fn free_bytes(path: &Path) -> Result<u64> {
-    free_space(&existing(path)).ok_or_else(|| Error::host(format!("cannot tell the free space of {}", path.display())))
+fn check_space(settings: &Settings, plan: &Plan, findings: &mut Vec<Finding>) {
+    use std::os::unix::fs::MetadataExt as _;
+    let base = std::fs::metadata(&plan.base.location).map_or(0, |file| file.blocks() * 512);
+    let need = space(plan, base);
+    let Ok(dist_free) = free_bytes(&settings.dist_dir) else { return };
+    let Ok(cache_free) = free_bytes(&settings.cache_dir) else { return };
+    let device = |path: &Path| std::fs::metadata(existing(path)).map(|folder| folder.dev()).ok();
+    let together = device(&settings.dist_dir) == device(&settings.cache_dir);
+    let places = if together {
+        vec![(&settings.dist_dir, need.run + need.image, dist_free)]
+    } else {
+        vec![(&settings.dist_dir, need.image, dist_free), (&settings.cache_dir, need.run, cache_free)]
+    };
+    for (folder, need, free) in places.into_iter().filter(|(_, need, free)| need > free) {
+        let message =
+            format!("about {} of disk are needed in {}, {} are free", show(need), folder.display(), show(free));
+        refuse(findings, message, "make room there, or choose a folder on another disk");
+    }
 }
 
-/// PATH with the folders for system programs, which a user's may lack.
-pub(super) fn search_path() -> std::ffi::OsString {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::join_paths(std::env::split_paths(&path).chain(system)).unwrap_or(path)
+/// Bytes of disk a bake takes: an estimate that errs on the high side.
+#[derive(Debug, PartialEq, Eq)]
+struct Space {
+    /// The machine's overlay and data volumes, until the run ends.
+    run: u64,
+    /// The finished image.
+    image: u64,
 }
 
-/// Whether writes to the file system of `path` fail, or are about to.
-pub(super) fn is_full(path: &Path) -> bool {
-    free_space(path).is_some_and(|free| free < FULL)
+fn space(plan: &Plan, base_bytes: u64) -> Space {
+    let growth = BAKE_GROWTH.min(plan.machine.disk_bytes);
+    // A blank volume is a sparse file: only the file system's own tables are written, below two per cent.
+    let volumes: u64 = plan.volumes.iter().map(|volume| volume.size_bytes / 50).sum();
+    let content = (base_bytes + growth).min(plan.machine.disk_bytes);
+    let image = if plan.image.standalone { content } else { growth };
+    Space { run: growth + volumes, image }
 }
 
-/// Bytes of memory that can be had without swapping, within the limit of this process's control group.
-fn available_memory() -> u64 {
-    let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo(&text, "MemAvailable"));
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
-    let used = std::fs::read_to_string("/sys/fs/cgroup/memory.current").ok().and_then(|text| text.trim().parse().ok());
-    let group = limit.map(|limit: u64| limit.saturating_sub(used.unwrap_or(0)));
-    // Where neither is told (macOS), QEMU itself will.
-    available.unwrap_or(u64::MAX).min(group.unwrap_or(u64::MAX))
+fn check_memory(wanted: u64, available: u64, findings: &mut Vec<Finding>) {
+    if wanted.saturating_add(MEMORY_PER_MACHINE) > available {
+        let message = format!("the machine wants {} of memory, {} are available", show(wanted), show(available));
+        refuse(findings, message, "end other programs, or lower `memory` in `[machine]` (`--set machine.memory=1GiB`)");
+    }
 }
 
-/// A field of /proc/meminfo (proc(5)) in bytes; the file counts in KiB.
-fn meminfo(text: &str, field: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+fn show(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) / GIB;
+    if tenths >= 10 { format!("{}.{} GiB", tenths / 10, tenths % 10) } else { format!("{} MiB", bytes >> 20) }
 }
 
-/// Memory that machines may take now, in bytes: what is available less a reserve for the host.
+/// Memory that machines may take now, in bytes: what is available less a reserve for the host. Other systems than Linux
+/// do not say: there it is as if there were plenty.
 #[must_use]
 pub fn memory_for_machines() -> u64 {
-    available_memory().saturating_sub(RESERVE)
+    let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo_available(&text));
+    let cgroup = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| {
+        let path = unified_path(&text)?.to_owned();
+        ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].iter().find_map(|root| cgroup_room(Path::new(root), &path))
+    });
+    let room = available.unwrap_or(u64::MAX).min(cgroup.unwrap_or(u64::MAX));
+    room.saturating_sub(MEMORY_RESERVE)
+}
+
+/// `MemAvailable` of proc(5)'s meminfo, in bytes.
+fn meminfo_available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The path of this process in the unified hierarchy (cgroups(7)).
+fn unified_path(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::/"))
+}
+
+/// The least that is left below a limit, of the group at `path` and all above it; nothing when there is no limit.
+fn cgroup_room(root: &Path, path: &str) -> Option<u64> {
+    let number = |folder: &Path, name: &str| {
+        let text = std::fs::read_to_string(folder.join(name)).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let group = root.join(path);
+    let groups = group.ancestors().take_while(|folder| folder.starts_with(root));
+    groups
+        .filter_map(|folder| {
+            // The page cache counts as used and is given back on demand.
+            let cached = std::fs::read_to_string(folder.join("memory.stat")).ok().and_then(|text| {
+                text.lines().find_map(|line| line.strip_prefix("inactive_file "))?.trim().parse::<u64>().ok()
+            });
+            let used = number(folder, "memory.current")?.saturating_sub(cached.unwrap_or(0));
+            Some(number(folder, "memory.max")?.saturating_sub(used))
+        })
+        .min()
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn meminfo_counts_in_kib() {
-        assert_eq!(super::meminfo("MemTotal: 8 kB\nMemAvailable:    1024 kB\n", "MemAvailable"), Some(1 << 20));
-        assert_eq!(super::meminfo("MemTotal: 8 kB\n", "MemAvailable"), None);
-    }
-}
+mod tests;

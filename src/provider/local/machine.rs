@@ -15,6 +15,7 @@ use crate::bake::{Reporter, Undo};
 use crate::error::{Context as _, Error, Result};
 use crate::plan::{Image, Plan};
 use crate::provider::{Destination, Launch, Machine, Network, Reach, Resource, ScriptEnd, Source};
+use crate::release::Arch;
 
 /// How long a guest may take until scripts run. Fifteen seconds are usual under emulation on two cores; a cloud image with
 /// cloud-init on a busy machine takes minutes.
@@ -26,6 +27,9 @@ const BOOT: Schedule = Schedule {
 
 /// How long a guest may take to switch itself off.
 const POWER_OFF: Duration = Duration::from_secs(180);
+
+/// Free bytes below which a guest's write to its disks may fail.
+const FULL: u64 = 32 << 20;
 
 /// Address of member n of a private network: 10.213.77.(n + 1), a range that nothing else here uses.
 fn address(member: u8) -> String {
@@ -99,7 +103,7 @@ pub(super) async fn launch(launch: Launch<'_>, undo: &Undo) -> Result<LocalMachi
         ssh_port: 0,
         link,
         console: dir.join("console.log"),
-        firmware: host::firmware(plan.arch)?,
+        firmware: (plan.arch == Arch::Arm64).then(host::arm64_firmware).transpose()?,
     };
     let folder = qemu.link.as_ref().map_or(dir, |link| link.run_dir.as_path()).to_owned();
     let process = start(&mut qemu, dir, &folder, launch.outlive, undo).await?;
@@ -261,7 +265,7 @@ impl Machine for LocalMachine {
         match end {
             Ok(end) if end.success() => Ok(end),
             // A guest on a full host sees only I/O errors; the cause is told here.
-            failed if host::is_full(&self.dir) => {
+            failed if host::free_bytes(&self.dir).is_ok_and(|free| free < FULL) => {
                 let cause = failed.err().map_or_else(|| "a script failed".to_owned(), |error| error.to_string());
                 Err(Error::host(format!("the disk that holds {} is full ({cause})", self.dir.display()))
                     .with_hint("free some space, or choose another project folder with -C"))
