@@ -18,7 +18,7 @@ pub enum Event {
         /// Bytes in all, if known.
         total: Option<u64>,
     },
-    /// The phase that began last ended.
+    /// The phase that began last ended well. One that did not is followed by what the bake does next.
     PhaseEnded {
         /// How long it took.
         elapsed: Duration,
@@ -92,6 +92,18 @@ impl Reporter {
     #[must_use]
     pub fn new(scope: &str, sinks: Vec<Arc<dyn Sink>>) -> Self {
         Self { scope: scope.into(), sinks: sinks.into() }
+    }
+
+    /// The same listeners, and one more.
+    #[must_use]
+    pub fn and(&self, sink: Arc<dyn Sink>) -> Self {
+        Self { scope: self.scope.clone(), sinks: self.sinks.iter().cloned().chain([sink]).collect() }
+    }
+
+    /// The same listeners for a part of the work, called `scope`.
+    #[must_use]
+    pub fn scoped(&self, scope: &str) -> Self {
+        Self { scope: scope.into(), sinks: self.sinks.clone() }
     }
 
     /// A reporter nobody listens to.

@@ -1,14 +1,20 @@
 //! Boots finished images as a group and runs every boot check, with peers.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Leftover, Reporter, RunId};
-use crate::error::{Error, Result};
-use crate::plan::{Image, Plan};
-use crate::provider::Provider;
+use super::guard::{Guard, catching};
+use super::run::phase;
+use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect, volume};
+use crate::error::{Context as _, Error, Exit, Result};
+use crate::plan::{Check, Image, Plan};
+use crate::provider::{Launch, Machine, Network, Provider, Reach, Resource, Source};
+use crate::report::{FileLog, milliseconds};
 
 /// Images to verify together.
 pub struct Group {
@@ -16,11 +22,11 @@ pub struct Group {
     pub members: Vec<(Plan, Image)>,
     /// Names this execution.
     pub run: RunId,
-    /// The run's folder, absolute. Made if missing.
+    /// The run's folder, absolute. Made if missing; its last component is `run`.
     pub run_dir: PathBuf,
     /// Reboot members with data volumes and check that what they hold stays.
     pub restart: bool,
-    /// Leave the machines running.
+    /// Leave the machines running, unless the user interrupts.
     pub keep: bool,
 }
 
@@ -43,23 +49,273 @@ pub struct Checked {
 /// What came of a verification.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verified {
-    /// Every check.
+    /// Every check; those after a restart say so in their names.
     pub checks: Vec<Checked>,
     /// What could not be removed.
     pub leftovers: Vec<Leftover>,
+    /// How the machines that were left running are reached, in the order of the members.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Reach>,
 }
 
 /// Boots every member from a fresh copy on one private network and runs its boot checks; then restarts those with data
 /// volumes and runs them again. All checks run; a failed one does not hide the next.
 ///
 /// # Errors
-/// When a machine cannot be started; a failed check is in the result, not an error.
+/// When a machine cannot be started or reached; a failed check is in the result, not an error.
 pub async fn verify(
     group: &Group,
     provider: &dyn Provider,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Verified> {
-    let _ = (group, provider, reporter, cancel);
-    Err(Error::failed("not written yet"))
+    let started = Instant::now();
+    std::fs::create_dir_all(&group.run_dir).or_host(|| format!("cannot make {}", group.run_dir.display()))?;
+    let reporter = reporter.and(std::sync::Arc::new(FileLog::create(&group.run_dir.join("verify.log"))?));
+    let undo = Undo::open(&group.run_dir.join(JOURNAL))?.reporting(&reporter);
+    let result = carry_out(group, provider, &reporter, cancel, &undo).await;
+    let (success, summary) = match &result {
+        Ok(verified) => summary(&verified.checks),
+        Err(error) => (false, error.to_string()),
+    };
+    reporter.event(&Event::Finished { success, summary, elapsed: started.elapsed() });
+    result
+}
+
+fn summary(checks: &[Checked]) -> (bool, String) {
+    let count = |result| checks.iter().filter(|check| check.result == result).count();
+    let (passed, failed, skipped) = (count("passed"), count("failed"), count("skipped"));
+    (failed == 0, format!("{passed} checks passed, {failed} failed, {skipped} skipped"))
+}
+
+/// The verification and the way out of it.
+pub(super) async fn carry_out(
+    group: &Group,
+    provider: &dyn Provider,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+    undo: &Undo,
+) -> Result<Verified> {
+    let timeout = group.members.iter().map(|(plan, _)| plan.machine.timeout).max().unwrap_or_default();
+    let mut members: Vec<_> = group.members.iter().map(|(plan, image)| Member::new(plan, image, reporter)).collect();
+    let mut session = Session { group, provider, cancel, undo, guard: Guard::new("the verification", timeout, cancel) };
+    let result = catching(session.body(&mut members)).await;
+    let interrupted = matches!(&result, Err(error) if error.exit() == Exit::Interrupted);
+    let kept = if group.keep && !interrupted { session.leave(&members, reporter) } else { Vec::new() };
+    // Before the undo: machines may hold connections and child processes that must be let go of first.
+    drop(members);
+    let cleaning = Instant::now();
+    reporter.event(&Event::PhaseStarted { name: "clean up".to_owned() });
+    let leftovers = undo.unwind(provider).await;
+    reporter.event(&Event::PhaseEnded { elapsed: cleaning.elapsed() });
+    for Leftover { resource, reason } in &leftovers {
+        reporter.warn(format!("could not remove {resource}: {reason}"));
+    }
+    Ok(Verified { checks: result?, leftovers, kept })
+}
+
+/// One image of the group and its machine.
+struct Member<'a> {
+    plan: &'a Plan,
+    image: &'a Image,
+    reporter: Reporter,
+    machine: Option<Box<dyn Machine>>,
+}
+
+impl<'a> Member<'a> {
+    fn new(plan: &'a Plan, image: &'a Image, reporter: &Reporter) -> Self {
+        let scope = format!("{} ({})", plan.recipe, plan.arch);
+        Self { plan, image, reporter: reporter.scoped(&scope), machine: None }
+    }
+
+    fn machine(&self) -> Result<&dyn Machine> {
+        self.machine.as_deref().ok_or_else(not_launched)
+    }
+
+    fn machine_mut(&mut self) -> Result<&mut (dyn Machine + 'static)> {
+        self.machine.as_deref_mut().ok_or_else(not_launched)
+    }
+
+    fn checked(&self, check: String, elapsed: Duration, failure: Option<inspect::Failure>) -> Checked {
+        Checked {
+            recipe: self.plan.recipe.clone(),
+            check,
+            result: if failure.is_none() { "passed" } else { "failed" },
+            reason: failure.map(|failure| format!("{}\n{}", failure.message, failure.detail)),
+            elapsed_ms: milliseconds(elapsed),
+        }
+    }
+}
+
+fn not_launched() -> Error {
+    Error::failed("a machine of the group was not launched")
+}
+
+struct Session<'a> {
+    group: &'a Group,
+    provider: &'a dyn Provider,
+    cancel: &'a CancellationToken,
+    undo: &'a Undo,
+    guard: Guard<'a>,
+}
+
+impl Session<'_> {
+    async fn body(&mut self, members: &mut [Member<'_>]) -> Result<Vec<Checked>> {
+        self.launch(members).await?;
+        self.ready(members).await?;
+        let mut checks = self.check_all(members, "").await?;
+        if self.group.restart && members.iter().any(|member| !member.plan.volumes.is_empty()) {
+            self.mark_volumes(members, &mut checks).await?;
+            self.restart(members).await?;
+            self.check_volumes(members, &mut checks).await?;
+            checks.extend(self.check_all(members, " (after a restart)").await?);
+        }
+        Ok(checks)
+    }
+
+    /// Launches all members at once. Each is waited for, even when another fails: a launch that is dropped half-way
+    /// could leave what nobody knows of.
+    async fn launch(&self, members: &mut [Member<'_>]) -> Result<()> {
+        let count = u8::try_from(members.len()).or_usage(|| "more images than one network has room for".to_owned())?;
+        let launches = members.iter_mut().zip(0..).map(|(member, index)| self.launch_one(member, index, count));
+        join_all(launches).await.into_iter().collect()
+    }
+
+    async fn launch_one(&self, member: &mut Member<'_>, index: u8, count: u8) -> Result<()> {
+        let machine_dir = self.group.run_dir.join(format!("machine-{index}-{}", member.plan.recipe));
+        self.undo.arm(Resource::Path { path: machine_dir.clone() })?;
+        std::fs::create_dir(&machine_dir).or_host(|| format!("cannot make {}", machine_dir.display()))?;
+        let network = Network { run_dir: &self.group.run_dir, member: index, members: count };
+        let launch = Launch {
+            plan: member.plan,
+            source: Source::Image(member.image, network),
+            machine_dir: &machine_dir,
+            outlive: self.group.keep,
+            reporter: &member.reporter,
+            cancel: self.cancel,
+        };
+        let launched = self.guard.run_making(self.provider.launch(launch, self.undo));
+        member.machine = Some(phase(&member.reporter, "launch the machine", launched).await?);
+        Ok(())
+    }
+
+    async fn ready(&self, members: &mut [Member<'_>]) -> Result<()> {
+        let waits = members.iter_mut().map(|member| async {
+            let reporter = member.reporter.clone();
+            let machine = member.machine_mut()?;
+            phase(&reporter, "wait for the machine", self.guard.run(machine.ready())).await
+        });
+        join_all(waits).await.into_iter().collect()
+    }
+
+    /// Runs every boot check: those of one member in order, the members side by side.
+    async fn check_all(&self, members: &[Member<'_>], suffix: &str) -> Result<Vec<Checked>> {
+        let runs = members.iter().map(|member| self.check_member(member, members, suffix));
+        Ok(join_all(runs).await.into_iter().collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    async fn check_member(&self, member: &Member<'_>, members: &[Member<'_>], suffix: &str) -> Result<Vec<Checked>> {
+        let checks: Vec<_> = member.plan.checks.iter().filter(|check| check.at_boot).collect();
+        let total = checks.iter().filter(|check| peer_of(member, check, members).is_ok()).count();
+        let (mut number, mut done) = (0, Vec::new());
+        for check in checks {
+            let peer = match peer_of(member, check, members) {
+                Ok(peer) => peer,
+                Err(reason) => {
+                    let name = check.name.clone();
+                    member.reporter.event(&Event::StepSkipped { name, reason: reason.clone() });
+                    let checked = member.checked(format!("{}{suffix}", check.name), Duration::ZERO, None);
+                    done.push(Checked { result: "skipped", reason: Some(reason), ..checked });
+                    continue;
+                }
+            };
+            number += 1;
+            let address = match peer {
+                Some(peer) => Some(peer.machine()?.reach().address.ok_or_else(|| no_address(check, peer))?),
+                None => None,
+            };
+            let run = inspect::run(check, number, total, address.as_deref(), member.machine()?, &member.reporter);
+            let (elapsed, failure) = self.guard.run(run).await?;
+            done.push(member.checked(format!("{}{suffix}", check.name), elapsed, failure));
+        }
+        Ok(done)
+    }
+
+    /// Writes a marker on every data volume.
+    async fn mark_volumes(&self, members: &[Member<'_>], checks: &mut Vec<Checked>) -> Result<()> {
+        for member in members {
+            for name in member.plan.volumes.iter() {
+                let check = volume::mark(name, &self.group.run);
+                let (elapsed, failure) = self.volume(member, &check).await?;
+                // That the marker could be written is no news; that it could not is.
+                if failure.is_some() {
+                    checks.push(member.checked(check.name, elapsed, failure));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn restart(&self, members: &mut [Member<'_>]) -> Result<()> {
+        let restarts = members.iter_mut().filter(|member| !member.plan.volumes.is_empty()).map(|member| async {
+            let reporter = member.reporter.clone();
+            let machine = member.machine_mut()?;
+            phase(&reporter, "restart the machine", self.guard.run(machine.restart())).await
+        });
+        join_all(restarts).await.into_iter().collect()
+    }
+
+    /// Looks for the markers on the same file systems.
+    async fn check_volumes(&self, members: &[Member<'_>], checks: &mut Vec<Checked>) -> Result<()> {
+        for member in members {
+            for name in member.plan.volumes.iter() {
+                let check = volume::look(name, &self.group.run);
+                let (elapsed, failure) = self.volume(member, &check).await?;
+                checks.push(member.checked(check.name, elapsed, failure));
+            }
+        }
+        Ok(())
+    }
+
+    async fn volume(&self, member: &Member<'_>, check: &Check) -> Result<(Duration, Option<inspect::Failure>)> {
+        self.guard.run(inspect::run(check, 1, 1, None, member.machine()?, &member.reporter)).await
+    }
+
+    /// Leaves every machine that was launched and says how they are reached.
+    fn leave(&self, members: &[Member<'_>], reporter: &Reporter) -> Vec<Reach> {
+        let reached: Vec<_> = members.iter().filter_map(|member| Some(member.machine.as_ref()?.reach())).collect();
+        if reached.is_empty() {
+            return reached;
+        }
+        for resource in self.undo.armed_since(super::undo::Mark::START) {
+            if let Err(error) = self.undo.leave(&resource) {
+                reporter.warn(format!("cannot keep {resource}: {error}"));
+            }
+        }
+        for reach in &reached {
+            reporter.note(format!("left running: reach it with `{}`, end it with `{}`", reach.command, reach.end));
+        }
+        reached
+    }
+}
+
+/// The member that `check` of `member` needs, if it needs one; why the check is skipped.
+fn peer_of<'m, 'p>(
+    member: &Member<'_>,
+    check: &Check,
+    members: &'m [Member<'p>],
+) -> Result<Option<&'m Member<'p>>, String> {
+    if let Some(reason) = &check.skipped {
+        return Err(reason.clone());
+    }
+    let Some(name) = &check.peer else { return Ok(None) };
+    let peer = members.iter().find(|other| other.plan.recipe == *name && !std::ptr::eq(other.plan, member.plan));
+    peer.map(Some).ok_or_else(|| format!("its peer `{name}` is not among the images"))
+}
+
+fn no_address(check: &Check, peer: &Member<'_>) -> Error {
+    Error::failed(format!(
+        "check `{}` cannot reach `{}`: it has no address on the network",
+        check.name, peer.plan.recipe
+    ))
 }

@@ -14,5 +14,7 @@ mod fetch;
 mod lock;
 
 pub use artifact::Artifact;
+#[cfg(test)]
+pub(crate) use artifact::unverified_for_tests;
 pub use fetch::{Mirror, fetch};
 pub use lock::{Lock, LockedArtifact};

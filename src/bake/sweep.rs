@@ -1,0 +1,130 @@
+//! The second net: what runs that no longer live left behind, removed by their journals.
+//!
+//! A journal is a list of things to delete, found in a folder that may have come with somebody's repository. So it is
+//! believed only as far as a run of ours could have written it: a path must lie in the run's own folder or carry the
+//! run's name, and a process must be the very one (its start time is checked by the provider).
+
+use std::path::{Path, PathBuf};
+
+use super::image_lock::ImageLock;
+use super::journal::{Account, Journal, Record, account, read};
+use super::owner::Owner;
+use super::undo::reason;
+use super::{JOURNAL, Leftover, Reporter, RunId, Undo};
+use crate::error::{Context as _, Result};
+use crate::provider::{Provider, Resource};
+
+/// Removes what runs that no longer live left behind: every journal below `runs_dir` whose process is gone. What was
+/// left for inspection goes when its machine has ended; what was kept stays. A journal that makes no sense is reported
+/// and left alone.
+///
+/// # Errors
+/// Exit 4 when the folder cannot be read.
+pub async fn sweep(runs_dir: &Path, provider: &dyn Provider, reporter: &Reporter) -> Result<Vec<Leftover>> {
+    let context = || format!("cannot read {}", runs_dir.display());
+    let entries = match std::fs::read_dir(runs_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).or_host(context),
+    };
+    let mut runs = Vec::new();
+    for entry in entries {
+        let entry = entry.or_host(context)?;
+        if entry.file_name().to_str().is_some_and(RunId::is_valid) {
+            runs.push(entry.path());
+        }
+    }
+    runs.sort();
+    let mut leftovers = Vec::new();
+    for run_dir in runs {
+        match sweep_run(&run_dir, provider, reporter).await {
+            Ok(left) => leftovers.extend(left),
+            Err(error) => reporter.warn(format!(
+                "{} is left alone: {}; remove its folder once nothing it names is there any more",
+                run_dir.join(JOURNAL).display(),
+                reason(&error)
+            )),
+        }
+    }
+    Ok(leftovers)
+}
+
+/// What a journal armed and nobody removed yet, newest first: for a message, when there is no time to remove it.
+///
+/// # Errors
+/// Exit 4 when it cannot be read.
+pub fn outstanding(run_dir: &Path) -> Result<Vec<Resource>> {
+    let path = run_dir.join(JOURNAL);
+    let bytes = std::fs::read(&path).or_host(|| format!("cannot read the journal {}", path.display()))?;
+    let Account { mut armed, .. } = account(read(&bytes)?);
+    armed.reverse();
+    Ok(armed)
+}
+
+async fn sweep_run(run_dir: &Path, provider: &dyn Provider, reporter: &Reporter) -> Result<Vec<Leftover>> {
+    let path = run_dir.join(JOURNAL);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    // Held until the sweep is over: two of them do not sweep one run.
+    let Some((journal, bytes)) = Journal::take_over(&path)? else { return Ok(Vec::new()) };
+    let Account { owner, armed, left, locks, done } = account(read(&bytes)?);
+    if owner.is_some_and(Owner::alive) {
+        return Ok(Vec::new());
+    }
+    let ended = left_machine_ended(&left);
+    if done && (left.is_empty() || !ended) {
+        return Ok(Vec::new());
+    }
+    let mut doomed = if ended { left } else { Vec::new() };
+    doomed.extend(armed);
+    let (ours, foreign): (Vec<_>, Vec<_>) = doomed.into_iter().partition(|resource| is_of_run(resource, run_dir));
+    for lock in locks {
+        ImageLock::remove_stale(&lock, &name_of(run_dir))?;
+    }
+    if !ours.is_empty() {
+        reporter.note(format!("removing what run {} left behind", name_of(run_dir)));
+    }
+    let undo = Undo::resume(journal, ours).reporting(reporter);
+    let mut leftovers = undo.unwind(provider).await;
+    for resource in foreign {
+        let reason = format!("run {} names it, but it is not where that run's things are", name_of(run_dir));
+        undo.record(&Record::Failed { resource: resource.clone(), reason: reason.clone() })?;
+        leftovers.push(Leftover { resource, reason });
+    }
+    Ok(leftovers)
+}
+
+/// Whether what was left for inspection is of no use any more: there was a machine, and it does not run. A machine
+/// that cannot be looked at from here (in a cloud) is not known to have ended.
+fn left_machine_ended(left: &[Resource]) -> bool {
+    let mut processes = left.iter().filter_map(|resource| match resource {
+        Resource::Process { pid, started } => Some(Owner { pid: *pid, started: Some(*started) }),
+        Resource::Path { .. } => None,
+    });
+    let first = processes.next();
+    first.is_some_and(|first| !first.alive()) && processes.all(|process| !process.alive())
+}
+
+/// Whether the run in `run_dir` can have made `resource`.
+fn is_of_run(resource: &Resource, run_dir: &Path) -> bool {
+    let Resource::Path { path } = resource else { return true };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    if name.to_string_lossy().contains(&name_of(run_dir)) {
+        return true;
+    }
+    // The folder it is in, with no link on the way, must be the run's; what is gone with its folder needs no removal.
+    match (real(parent), real(run_dir)) {
+        (Some(parent), Some(run_dir)) => parent.starts_with(run_dir),
+        (None, _) => true,
+        (_, None) => false,
+    }
+}
+
+fn real(path: &Path) -> Option<PathBuf> {
+    std::fs::canonicalize(path).ok()
+}
+
+fn name_of(run_dir: &Path) -> String {
+    run_dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
