@@ -52,8 +52,9 @@ impl Journal {
     pub(super) fn create(path: &Path) -> Result<Self> {
         let context = || format!("cannot write the journal {}", path.display());
         let file = OpenOptions::new().append(true).create_new(true).open(path).or_host(context)?;
-        // A file system that knows no locks leaves the process number as the only sign of life.
-        let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // Waits only for a sweep that looks at the empty file this moment. A file system that knows no locks leaves the
+        // process number as the only sign of life.
+        let _ = flock(&file, FlockOperation::LockExclusive);
         let mut journal = Self::over(Box::new(Synced { file, good: 0 }));
         journal.append(&Record::Opened { schema: SCHEMA, owner: Owner::current() })?;
         // The name must be on disk too, or the records are nowhere.

@@ -15,6 +15,7 @@ use super::image_lock::ImageLock;
 use super::journal::Record;
 use super::publish::publish;
 use super::script::{Script, broken};
+use super::sweep::machine_ended;
 use super::undo::Mark;
 use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect};
 use crate::error::{Context as _, Error, Exit, Result};
@@ -101,6 +102,13 @@ async fn prepared(
     if cancel.is_cancelled() {
         return Err(Error::interrupted());
     }
+    let (artifact, planned) = (&job.artifact, &job.plan.artifact);
+    if (artifact.sha256(), artifact.arch()) != (planned.sha256, job.plan.arch) {
+        return Err(Error::refused(format!(
+            "the tarball at hand is not the plan's: its digest is {}",
+            artifact.sha256()
+        )));
+    }
     std::fs::create_dir_all(&job.dist_dir).or_host(|| format!("cannot make {}", job.dist_dir.display()))?;
     let image = &job.plan.image.name;
     let path = ImageLock::path(&job.dist_dir, image);
@@ -141,13 +149,7 @@ pub(super) async fn carry_out(
     }
     // Before the undo: a machine may hold a connection or a child process that must be let go of first.
     drop(bake);
-    let cleaning = Instant::now();
-    reporter.event(&Event::PhaseStarted { name: "clean up".to_owned() });
-    let leftovers = undo.unwind(provider).await;
-    reporter.event(&Event::PhaseEnded { elapsed: cleaning.elapsed() });
-    for Leftover { resource, reason } in &leftovers {
-        reporter.warn(format!("could not remove {resource}: {reason}"));
-    }
+    let leftovers = clean_up(undo, provider, reporter).await;
     let (image, manifest) = result?;
     Ok(Outcome::Baked { image, manifest, leftovers })
 }
@@ -334,18 +336,11 @@ impl Bake<'_> {
         let machine = self.machine.as_ref()?;
         let name = &self.job.plan.image.name;
         let staging = self.job.dist_dir.join(format!(".{name}.{}", self.job.run));
-        for resource in self.undo.armed_since(Mark::START) {
-            if resource == (Resource::Path { path: staging.clone() }) {
-                continue;
-            }
-            // A machine that is off would be swept at once: what is left of it stays until the user removes it.
-            let left = if self.running { self.undo.leave(&resource) } else { self.undo.keep(&resource) };
-            if let Err(error) = left {
-                self.reporter.warn(format!("cannot keep {resource}: {error}"));
-            }
-        }
+        let mut armed = self.undo.armed_since(Mark::START);
+        armed.retain(|resource| *resource != Resource::Path { path: staging.clone() });
+        let running = leave(self.undo, &armed, self.running, self.reporter);
         let reach = machine.reach();
-        Some(if self.running {
+        Some(if running {
             format!("the machine is left running: reach it with `{}`, end it with `{}`", reach.command, reach.end)
         } else {
             let folder = self.job.run_dir.join("machine");
@@ -372,6 +367,34 @@ pub(super) async fn phase<T>(reporter: &Reporter, name: &str, work: impl Future<
     let done = work.await?;
     reporter.event(&Event::PhaseEnded { elapsed: started.elapsed() });
     Ok(done)
+}
+
+/// Leaves `armed` for inspection; whether the machine among it runs, as far as can be seen and `running` says.
+pub(super) fn leave(undo: &Undo, armed: &[Resource], running: bool, reporter: &Reporter) -> bool {
+    let running = running && !machine_ended(armed);
+    for resource in armed {
+        // A machine that is off would be swept at once: what is left of it stays until the user removes it.
+        let left = if running { undo.leave(resource) } else { undo.keep(resource) };
+        if let Err(error) = left {
+            reporter.warn(format!("cannot keep {resource}: {error}"));
+        }
+    }
+    running
+}
+
+/// Undoes what is armed, and tells of what remains.
+pub(super) async fn clean_up(undo: &Undo, provider: &dyn Provider, reporter: &Reporter) -> Vec<Leftover> {
+    if undo.armed_since(Mark::START).is_empty() {
+        return undo.unwind(provider).await;
+    }
+    let started = Instant::now();
+    reporter.event(&Event::PhaseStarted { name: "clean up".to_owned() });
+    let leftovers = undo.unwind(provider).await;
+    reporter.event(&Event::PhaseEnded { elapsed: started.elapsed() });
+    for Leftover { resource, reason } in &leftovers {
+        reporter.warn(format!("could not remove {resource}: {reason}"));
+    }
+    leftovers
 }
 
 fn add_hint(error: Error, words: &str) -> Error {

@@ -72,7 +72,7 @@ async fn sweep_run(run_dir: &Path, provider: &dyn Provider, reporter: &Reporter)
     if owner.is_some_and(Owner::alive) {
         return Ok(Vec::new());
     }
-    let ended = left_machine_ended(&left);
+    let ended = machine_ended(&left);
     if done && (left.is_empty() || !ended) {
         return Ok(Vec::new());
     }
@@ -95,9 +95,9 @@ async fn sweep_run(run_dir: &Path, provider: &dyn Provider, reporter: &Reporter)
     Ok(leftovers)
 }
 
-/// Whether what was left for inspection is of no use any more: there was a machine, and it does not run. A machine
-/// that cannot be looked at from here (in a cloud) is not known to have ended.
-fn left_machine_ended(left: &[Resource]) -> bool {
+/// Whether there is a machine in `left` and it does not run. One that cannot be looked at from here (in a cloud) is not
+/// known to have ended.
+pub(super) fn machine_ended(left: &[Resource]) -> bool {
     let mut processes = left.iter().filter_map(|resource| match resource {
         Resource::Process { pid, started } => Some(Owner { pid: *pid, started: Some(*started) }),
         Resource::Path { .. } => None,

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{Guard, catching};
-use super::run::phase;
+use super::run::{clean_up, leave, phase};
+use super::undo::Mark;
 use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect, volume};
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::plan::{Check, Image, Plan};
@@ -104,13 +105,7 @@ pub(super) async fn carry_out(
     let kept = if group.keep && !interrupted { session.leave(&members, reporter) } else { Vec::new() };
     // Before the undo: machines may hold connections and child processes that must be let go of first.
     drop(members);
-    let cleaning = Instant::now();
-    reporter.event(&Event::PhaseStarted { name: "clean up".to_owned() });
-    let leftovers = undo.unwind(provider).await;
-    reporter.event(&Event::PhaseEnded { elapsed: cleaning.elapsed() });
-    for Leftover { resource, reason } in &leftovers {
-        reporter.warn(format!("could not remove {resource}: {reason}"));
-    }
+    let leftovers = clean_up(undo, provider, reporter).await;
     Ok(Verified { checks: result?, leftovers, kept })
 }
 
@@ -205,13 +200,13 @@ impl Session<'_> {
             let machine = member.machine_mut()?;
             phase(&reporter, "wait for the machine", self.guard.run(machine.ready())).await
         });
-        join_all(waits).await.into_iter().collect()
+        try_join_all(waits).await.map(drop)
     }
 
     /// Runs every boot check: those of one member in order, the members side by side.
     async fn check_all(&self, members: &[Member<'_>], suffix: &str) -> Result<Vec<Checked>> {
         let runs = members.iter().map(|member| self.check_member(member, members, suffix));
-        Ok(join_all(runs).await.into_iter().collect::<Result<Vec<_>>>()?.concat())
+        Ok(try_join_all(runs).await?.concat())
     }
 
     async fn check_member(&self, member: &Member<'_>, members: &[Member<'_>], suffix: &str) -> Result<Vec<Checked>> {
@@ -262,7 +257,7 @@ impl Session<'_> {
             let machine = member.machine_mut()?;
             phase(&reporter, "restart the machine", self.guard.run(machine.restart())).await
         });
-        join_all(restarts).await.into_iter().collect()
+        try_join_all(restarts).await.map(drop)
     }
 
     /// Looks for the markers on the same file systems.
@@ -287,11 +282,7 @@ impl Session<'_> {
         if reached.is_empty() {
             return reached;
         }
-        for resource in self.undo.armed_since(super::undo::Mark::START) {
-            if let Err(error) = self.undo.leave(&resource) {
-                reporter.warn(format!("cannot keep {resource}: {error}"));
-            }
-        }
+        leave(self.undo, &self.undo.armed_since(Mark::START), true, reporter);
         for reach in &reached {
             reporter.note(format!("left running: reach it with `{}`, end it with `{}`", reach.command, reach.end));
         }

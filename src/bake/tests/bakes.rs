@@ -108,6 +108,31 @@ async fn a_panic_at_any_node_leaves_nothing_and_becomes_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_made_by_a_request_on_its_way_when_interrupted_is_undone() {
+    for (node, name) in nodes().await.iter().enumerate() {
+        if !["launch", "capture"].contains(&name.as_str()) {
+            continue;
+        }
+        let cancel = CancellationToken::new();
+        let (place, world) = (Place::new(), World::trapped(node, Trap::CancelInFlight(cancel.clone())));
+        let error = run(&place.job(), &world, &cancel).await.unwrap_err();
+        assert_eq!(error.exit(), Exit::Interrupted);
+        assert_eq!(world.nodes().len(), node + 2, "the call came to its end: {:?}", world.nodes());
+        place.assert_clean(&world, name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_artifact_than_the_plans_is_refused() {
+    let (place, world) = (Place::new(), World::new());
+    let mut job = place.job();
+    job.plan.artifact.sha256 = Sha256::of(b"another");
+    let error = run(&job, &world, &CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Refused);
+    assert!(world.nodes().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn cancelled_before_it_begins_touches_nothing() {
     let (place, world, cancel) = (Place::new(), World::new(), CancellationToken::new());
     cancel.cancel();
@@ -253,6 +278,7 @@ async fn a_removal_that_never_works_is_told_and_stays_in_the_journal() {
 async fn kept_on_failure_the_machine_stays_and_is_not_swept_while_it_runs() {
     let (place, world, memory) = (Place::new(), World::new(), Arc::new(Memory::default()));
     world.act("preamble\ninstall git", Act::Exit(1, ""));
+    world.machine_runs();
     let job = Job { keep: true, ..place.job() };
     let reporter = Reporter::new("", vec![memory.clone()]);
     let error = bake(&job, &world.provider(), &reporter, &CancellationToken::new()).await.unwrap_err();
@@ -276,6 +302,16 @@ async fn kept_after_it_was_stopped_the_disk_stays_until_the_user_removes_it() {
     assert!(hint.contains("the machine is off; its files are in "), "{hint}");
     assert!(place.run_dir().join("machine/disk").exists());
     assert_eq!(fake::tree(&place.dist()), [] as [&str; 0], "no half image");
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_when_the_machine_died_by_itself_its_files_stay() {
+    let (place, world) = (Place::new(), World::new());
+    world.act("preamble\ninstall git", Act::Break);
+    let error = run(&Job { keep: true, ..place.job() }, &world, &CancellationToken::new()).await.unwrap_err();
+    assert!(error.hint().unwrap().starts_with("look at the console; the machine is off; its files are in "));
+    assert!(place.run_dir().join("machine/disk").exists());
+    assert!(!journal(&place.run_dir()).contains("\"left\""), "or the next sweep would take them");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::bake::Undo;
+use crate::bake::owner::Owner;
 use crate::error::{Error, Result};
 use crate::plan::{BaseImage, Fingerprint, Image, ImageFormat, ImageName, Plan};
 use crate::provider::{Destination, Finding, Launch, Machine, Provider, Reach, Resource, ScriptEnd, Severity, Source};
@@ -23,6 +24,8 @@ pub(crate) enum Trap {
     Panic,
     /// The user interrupts, and the call never returns.
     Cancel(CancellationToken),
+    /// The user interrupts while a request is on its way; its answer comes a little later.
+    CancelInFlight(CancellationToken),
     /// The call never returns: the test kills the run there.
     Freeze,
 }
@@ -56,6 +59,8 @@ struct State {
     removals_hang: bool,
     ran: Vec<(String, Option<String>)>,
     without_address: bool,
+    /// The machine is a process that really runs: this one.
+    machine_runs: bool,
 }
 
 impl World {
@@ -98,6 +103,10 @@ impl World {
         self.state.lock().unwrap().without_address = true;
     }
 
+    pub(crate) fn machine_runs(&self) {
+        self.state.lock().unwrap().machine_runs = true;
+    }
+
     /// The nodes that were passed, in order.
     pub(crate) fn nodes(&self) -> Vec<String> {
         self.state.lock().unwrap().nodes.clone()
@@ -122,6 +131,15 @@ impl World {
         made
     }
 
+    fn make_machine(&self) -> (u32, u64) {
+        let me = Owner::current();
+        if self.state.lock().unwrap().machine_runs {
+            self.state.lock().unwrap().live.insert(me.pid);
+            return (me.pid, me.started.unwrap());
+        }
+        (self.make(), 1)
+    }
+
     fn end(&self, made: u32) {
         self.state.lock().unwrap().live.remove(&made);
     }
@@ -143,6 +161,11 @@ impl World {
                 token.cancel();
                 std::future::pending().await
             }
+            Some(Trap::CancelInFlight(token)) => {
+                token.cancel();
+                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                Ok(())
+            }
             Some(Trap::Freeze) => {
                 self.frozen.notify_one();
                 std::future::pending().await
@@ -153,10 +176,6 @@ impl World {
 
 pub(crate) struct Fake {
     world: Arc<World>,
-}
-
-fn process(pid: u32) -> Resource {
-    Resource::Process { pid, started: 1 }
 }
 
 #[async_trait]
@@ -180,8 +199,8 @@ impl Provider for Fake {
     async fn launch(&self, launch: Launch<'_>, undo: &Undo) -> Result<Box<dyn Machine>> {
         self.world.node("launch").await?;
         std::fs::write(launch.machine_dir.join("disk"), "overlay").unwrap();
-        let pid = self.world.make();
-        undo.arm(process(pid))?;
+        let (pid, started) = self.world.make_machine();
+        undo.arm(Resource::Process { pid, started })?;
         self.world.node("launched").await?;
         let address = match launch.source {
             Source::Base(_) => None,
@@ -272,7 +291,7 @@ impl Machine for FakeMachine {
         self.world.node("capture").await?;
         // As in a cloud: something outside the folder that is the image.
         let snapshot = self.world.make();
-        undo.arm(process(snapshot))?;
+        undo.arm(Resource::Process { pid: snapshot, started: 1 })?;
         let file = destination.staging.join("disk.qcow2");
         std::fs::write(&file, "half").unwrap();
         self.world.node("captured").await?;
