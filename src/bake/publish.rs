@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_exchange_the_old_one_is_armed_and_comes_back_on_failure() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix(crate::bake::tests::fake::PLACE).tempdir().unwrap();
         let undo = Undo::open(&dir.path().join("journal")).unwrap();
         let (staging, published) = (dir.path().join(".x.run"), dir.path().join("x"));
         folder(&published, "one");

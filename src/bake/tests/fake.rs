@@ -231,13 +231,42 @@ impl Provider for Fake {
         }
         match resource {
             Resource::Process { pid, .. } => self.world.end(*pid),
-            Resource::Path { path } if path.is_dir() => std::fs::remove_dir_all(path).unwrap(),
-            Resource::Path { path } if path.exists() => std::fs::remove_file(path).unwrap(),
-            Resource::Path { .. } => {}
+            Resource::Path { path } => remove_path(path)?,
         }
         Ok(())
     }
 }
+
+/// Removes a file or folder of a test's own and refuses any other: what the executor asks for is what is being tested,
+/// so a fault in it must not be able to reach the machine that the tests run on.
+fn remove_path(path: &Path) -> Result<()> {
+    let temp = std::fs::canonicalize(std::env::temp_dir()).unwrap();
+    let Some(parent) = path.parent().and_then(|parent| std::fs::canonicalize(parent).ok()) else {
+        // Its folder is gone, and so is it; the root, which has none, is nobody's to remove.
+        return if path.parent().is_some() { Ok(()) } else { Err(Error::host("a test asked to remove the root")) };
+    };
+    // Strictly inside a test's folder: never that folder itself, nor anything beside it.
+    let mut inside = parent.strip_prefix(&temp).unwrap_or(Path::new("")).components();
+    let of_a_test = inside.next().is_some_and(|first| first.as_os_str().to_string_lossy().starts_with(PLACE));
+    if !of_a_test {
+        return Err(Error::host(format!("a test asked to remove {}", path.display())));
+    }
+    // By its real folder and its last name: `..` names nothing here.
+    let Some(name) = path.file_name() else { return Err(Error::host("a test asked to remove `..`")) };
+    let path = parent.join(name);
+    match std::fs::symlink_metadata(&path) {
+        Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path).unwrap(),
+        Ok(_) => std::fs::remove_file(&path).unwrap(),
+        Err(_) => {}
+    }
+    Ok(())
+}
+
+/// How the folder of a test is called; the fake removes nothing that is not in one.
+pub(crate) const PLACE: &str = "amibake-test-place-";
+
+/// How many things outside its folder an image is: an AMI and its snapshot, say.
+pub(crate) const SNAPSHOTS: usize = 2;
 
 struct FakeMachine {
     world: Arc<World>,
@@ -289,9 +318,11 @@ impl Machine for FakeMachine {
 
     async fn capture(&mut self, destination: Destination<'_>, undo: &Undo) -> Result<Image> {
         self.world.node("capture").await?;
-        // As in a cloud: something outside the folder that is the image.
-        let snapshot = self.world.make();
-        undo.arm(Resource::Process { pid: snapshot, started: 1 })?;
+        // As in a cloud: things outside the folder that are the image.
+        for _ in 0..SNAPSHOTS {
+            let snapshot = self.world.make();
+            undo.arm(Resource::Process { pid: snapshot, started: 1 })?;
+        }
         let file = destination.staging.join("disk.qcow2");
         std::fs::write(&file, "half").unwrap();
         self.world.node("captured").await?;

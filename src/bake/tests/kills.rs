@@ -93,6 +93,19 @@ async fn a_run_that_lives_is_not_swept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_lives_is_believed_where_locks_are_not() {
+    let (place, world) = (Place::new(), World::trapped(5, Trap::Freeze));
+    let (job, cancel) = (place.job(), CancellationToken::new());
+    tokio::select! {
+        result = run(&job, &world, &cancel) => panic!("{result:?}"),
+        () = world.frozen.notified() => {}
+    }
+    // The journal is unlocked by now, and names this process.
+    assert_eq!(swept(&place, &world).await, (vec![], vec![]));
+    assert_eq!(world.live().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_image_is_never_swept() {
     let (place, world) = (Place::new(), World::new());
     run(&place.job(), &world, &CancellationToken::new()).await.unwrap();
@@ -143,7 +156,8 @@ async fn a_journal_cannot_have_what_is_not_the_runs_removed() {
     std::os::unix::fs::symlink(&precious, place.run_dir().join("link")).unwrap();
     let undo = Undo::open(&place.run_dir().join(JOURNAL)).unwrap();
     let run_dir = place.run_dir();
-    let foreign = [precious.clone(), run_dir.join("../../precious"), run_dir.join("link/deep"), "/".into()];
+    // All of them are in this test's own folder: should the sweep believe one, nothing of the machine is lost.
+    let foreign = [precious.clone(), run_dir.join("../../precious"), run_dir.join("link/deep")];
     for path in &foreign {
         undo.arm(Resource::Path { path: path.clone() }).unwrap();
     }
@@ -161,6 +175,21 @@ async fn a_journal_cannot_have_what_is_not_the_runs_removed() {
     }
 }
 
+#[tokio::test]
+async fn the_fake_removes_nothing_that_is_not_a_tests_own() {
+    let other = tempfile::tempdir().unwrap();
+    let file = other.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let place = Place::new();
+    let root = place.dir.path().to_owned();
+    let provider = World::new().provider();
+    // Only paths whose loss would harm nobody: the guard itself is under test here.
+    for path in [file.clone(), root.clone(), root.join("x/../..").join(other.path().file_name().unwrap())] {
+        let _ = crate::provider::Provider::remove(&provider, &Resource::Path { path }).await;
+        assert!(file.exists() && root.exists());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn journals_that_make_no_sense_are_left_alone() {
     let place = Place::new();
@@ -170,7 +199,7 @@ async fn journals_that_make_no_sense_are_left_alone() {
         ("20261124t145112-000001", &b"\x00\xff rubbish\n{\"record\":\"done\"}\n"[..]),
         ("20261124t145112-000002", b""),
         ("20261124t145112-000003", b"{\"record\":\"opened\",\"schema\":9,\"owner\":{\"pid\":1,\"started\":1}}\n"),
-        ("not a run", b"{\"record\":\"armed\",\"resource\":{\"resource\":\"path\",\"path\":\"/\"}}\n"),
+        ("not a run", b"{\"record\":\"armed\",\"resource\":{\"resource\":\"path\",\"path\":\"/nowhere/x\"}}\n"),
     ] {
         std::fs::create_dir_all(place.runs().join(run)).unwrap();
         std::fs::write(place.runs().join(run).join(JOURNAL), text).unwrap();
@@ -230,8 +259,8 @@ async fn a_journal_that_cannot_be_written_leaves_nothing_or_the_image() {
             }
         }
     }
-    // Two for the machine, one for the folder, two for the snapshot, each for good and only once.
-    assert_eq!(failed, 10);
+    // Two for the machine, one for the folder, two for each snapshot; each for good and only once.
+    assert_eq!(failed, 2 * (3 + 2 * fake::SNAPSHOTS));
 }
 
 #[tokio::test(start_paused = true)]

@@ -100,7 +100,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::Builder::new().prefix(fake::PLACE).tempdir().unwrap() }
     }
 
     fn runs(&self) -> PathBuf {
@@ -172,9 +172,10 @@ impl Place {
         assert_eq!(self.image_content().unwrap(), "older image", "{context}");
     }
 
-    /// Asserts that nothing but a whole image and its snapshot is there.
+    /// Asserts that nothing but a whole image and its snapshots is there.
     fn assert_baked(&self, world: &fake::World, context: &str) {
-        assert_eq!(world.live().len(), 1, "{context}: the snapshot and nothing else: {:?}", world.live());
+        let live = world.live();
+        assert_eq!(live.len(), fake::SNAPSHOTS, "{context}: the snapshots and nothing else: {live:?}");
         let file = |name: &str| format!("{IMAGE}/{name}");
         let expected = [IMAGE.to_owned(), file("bake.log"), file("disk.qcow2"), file("manifest.json")];
         assert_eq!(fake::tree(&self.dist()), expected, "{context}");
