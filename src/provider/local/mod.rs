@@ -1,4 +1,8 @@
 //! The local provider: machines are QEMU virtual machines on this host, images are disk images in `dist/`.
+//!
+//! A machine is a copy-on-write overlay in its own folder and a QEMU process ([`qemu`] decides its arguments, [`launch`]
+//! starts it, [`machine`] uses it). Scripts go through one SSH connection ([`ssh`]); QEMU itself is spoken to through its
+//! monitor ([`monitor`]) only. Needs no root.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +10,25 @@ use async_trait::async_trait;
 
 use super::{Finding, Launch, Machine, Provider, Resource};
 use crate::bake::Undo;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{BaseImage, Fingerprint, Image, ImageFormat, Plan};
 use crate::recipe::Recipe;
 use crate::release::Arch;
 
 pub mod base;
+mod capture;
+mod disk;
+mod files;
 pub mod host;
+mod images;
+mod launch;
+mod machine;
+mod monitor;
+mod network;
+mod process;
+mod qemu;
+mod removal;
+mod ssh;
 
 /// What the local provider must know of its host.
 #[derive(Clone)]
@@ -48,8 +64,7 @@ impl Provider for Local {
     }
 
     async fn find(&self, fingerprint: &Fingerprint, format: ImageFormat) -> Result<Option<Image>> {
-        let _ = (fingerprint, format);
-        Ok(None)
+        images::find(&self.settings.dist_dir, fingerprint, format, &self.settings.reporter)
     }
 
     async fn preflight(&self, plan: &Plan) -> Vec<Finding> {
@@ -57,12 +72,10 @@ impl Provider for Local {
     }
 
     async fn launch(&self, launch: Launch<'_>, undo: &Undo) -> Result<Box<dyn Machine>> {
-        let _ = (launch, undo);
-        Err(Error::host("not written yet"))
+        Ok(Box::new(launch::launch(launch, undo).await?))
     }
 
     async fn remove(&self, resource: &Resource) -> Result<()> {
-        let _ = resource;
-        Ok(())
+        removal::remove(resource).await
     }
 }
