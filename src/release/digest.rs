@@ -17,6 +17,12 @@ impl Sha256 {
         Self(bytes)
     }
 
+    /// The 32 bytes.
+    #[must_use]
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// The digest of `data`.
     #[must_use]
     pub fn of(data: &[u8]) -> Self {

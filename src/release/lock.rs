@@ -1,10 +1,26 @@
-//! `amibake.lock`: the pinned release, one for both images.
+//! `amibake.lock`: the pinned release, one for both images. Reads, checks, writes it; knows nothing of how a tarball is
+//! got.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::ops::Range;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use serde::Deserialize;
+use toml::Spanned;
+use url::Url;
+
 use super::{Arch, Platform, Sha256, Version};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+
+/// The form of the file that this amibake reads and writes.
+const SCHEMA: i64 = 1;
+
+/// The name under which only real releases are locked.
+const COMMITTED: &str = "amibake.lock";
 
 /// The pinned release.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +36,28 @@ pub struct Lock {
 /// One tarball of the pinned release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockedArtifact {
-    /// Where it is published.
+    /// Where it is published: `…/<version>/buildkit-<version>.<os>-<arch>.tar.gz`.
     pub url: String,
     /// What its bytes hash to.
     pub sha256: Sha256,
+}
+
+/// The file as it is written; everything with its place, for messages.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    schema: Spanned<i64>,
+    #[serde(default)]
+    stand_in: Option<Spanned<bool>>,
+    version: Version,
+    artifact: BTreeMap<Spanned<String>, RawArtifact>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawArtifact {
+    url: Spanned<String>,
+    sha256: Sha256,
 }
 
 impl Lock {
@@ -32,12 +66,208 @@ impl Lock {
     /// # Errors
     /// Exit 2 with line and column when it is not a lock, exit 2 with a hint when there is none.
     pub fn load(path: &Path) -> Result<Self> {
-        Err(Error::usage(format!("cannot read {}", path.display())))
+        let text = fs::read_to_string(path).or_usage(|| format!("cannot read the lock {}", path.display())).map_err(
+            |error| error.with_hint("run amibake where `amibake.lock` lies, or name another lock with --lock"),
+        )?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads `text`, the content of the lock at `path`.
+    ///
+    /// # Errors
+    /// Exit 2 with line and column when it is not a lock, or one that may not have this name.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let fault = |span: Option<Range<usize>>, message: &str| fault(path, text, span, message);
+        let raw: Raw = toml::from_str(text).map_err(|error| fault(error.span(), error.message()))?;
+        if *raw.schema.get_ref() != SCHEMA {
+            let message = format!("unknown schema {}, this amibake reads {SCHEMA}", raw.schema.get_ref());
+            return Err(fault(Some(raw.schema.span()), &message));
+        }
+        let stand_in = raw.stand_in.as_ref().is_some_and(|flag| *flag.get_ref());
+        if stand_in && is_committed(path) {
+            let span = raw.stand_in.map(|flag| flag.span());
+            return Err(fault(span, &format!("a stand-in release may not be locked in a file called `{COMMITTED}`")));
+        }
+        if raw.artifact.is_empty() {
+            return Err(fault(None, "no [artifact.\"linux/…\"]: a lock pins at least one tarball"));
+        }
+        let mut artifacts = BTreeMap::new();
+        for (key, value) in raw.artifact {
+            let platform =
+                key.get_ref().parse::<Platform>().map_err(|error| fault(Some(key.span()), &error.to_string()))?;
+            check_url(value.url.get_ref(), raw.version, platform)
+                .map_err(|message| fault(Some(value.url.span()), &message))?;
+            artifacts.insert(platform, LockedArtifact { url: value.url.into_inner(), sha256: value.sha256 });
+        }
+        Ok(Self { version: raw.version, stand_in, artifacts })
+    }
+
+    /// The lock as a file: what [`parse`](Self::parse) reads, the same for the same lock.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        text.push_str(if self.stand_in {
+            "# A stand-in release for tests: not BuildKit.\n"
+        } else {
+            "# The BuildKit release that is in both images. Written by amibake; commit it.\n"
+        });
+        let _ = writeln!(text, "schema = {SCHEMA}");
+        if self.stand_in {
+            text.push_str("stand_in = true\n");
+        }
+        let _ = writeln!(text, "version = \"{}\"", self.version);
+        for (platform, artifact) in &self.artifacts {
+            // Only URLs that were checked come here: nothing in them needs an escape, but a quote would.
+            let url = toml::Value::from(artifact.url.as_str());
+            let _ = write!(text, "\n[artifact.\"{platform}\"]\nurl = {url}\nsha256 = \"{}\"\n", artifact.sha256);
+        }
+        text
+    }
+
+    /// Writes the lock to `path`, which has either its old content or all of the new one at any moment.
+    ///
+    /// # Errors
+    /// Exit 2 for a stand-in under the name `amibake.lock` and for a lock that could not be read again; exit 4 when the
+    /// file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = self.to_toml();
+        // The same rules as for reading, so that nothing can be saved that will be refused later.
+        Self::parse(&text, path)?;
+        let write = || -> std::io::Result<()> {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let mut new = tempfile::Builder::new()
+                .prefix(".amibake-lock-")
+                // A temporary file is private by default, a committed one is not; the umask still applies.
+                .permissions(fs::Permissions::from_mode(0o666))
+                .tempfile_in(folder)?;
+            new.write_all(text.as_bytes())?;
+            new.as_file().sync_all()?;
+            new.persist(path)?;
+            fs::File::open(folder)?.sync_all()
+        };
+        write().or_host(|| format!("cannot write the lock {}", path.display()))
     }
 
     /// The tarball for `arch`, if the lock has it.
     #[must_use]
     pub fn artifact(&self, arch: Arch) -> Option<&LockedArtifact> {
         self.artifacts.get(&Platform(arch))
+    }
+}
+
+/// The file name of a release's tarball.
+pub(super) fn file_name(version: Version, platform: Platform) -> String {
+    format!("buildkit-{version}.{}.tar.gz", platform.file_part())
+}
+
+/// By its own name or by the name of what a link of another name leads to.
+fn is_committed(path: &Path) -> bool {
+    let named = |path: &Path| path.file_name().is_some_and(|name| name.eq_ignore_ascii_case(COMMITTED));
+    named(path) || fs::canonicalize(path).is_ok_and(|real| named(&real))
+}
+
+fn check_url(text: &str, version: Version, platform: Platform) -> std::result::Result<(), String> {
+    let url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err("expected an http or https URL".into());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a lock is committed: no user or password belongs in it".into());
+    }
+    let mut parts = url.path_segments().into_iter().flatten().rev();
+    let file = file_name(version, platform);
+    if parts.next() != Some(&file) || parts.next() != Some(&version.to_string()) {
+        return Err(format!("the URL of {version} for {platform} must end in `/{version}/{file}`"));
+    }
+    Ok(())
+}
+
+/// `path:line:column: message` with the line it is about.
+fn fault(path: &Path, text: &str, span: Option<Range<usize>>, message: &str) -> Error {
+    let message = message.trim_end().replace('\n', ", ");
+    let Some(start) = span.map(|span| text.floor_char_boundary(span.start)) else {
+        return Error::usage(format!("{}: {message}", path.display()));
+    };
+    let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let number = text[..start].matches('\n').count() + 1;
+    let column = text[line_start..start].chars().count() + 1;
+    let line = text[line_start..].lines().next().unwrap_or_default();
+    // A tab is as wide in the line as under it.
+    let indent: String = line.chars().take(column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+    let margin = " ".repeat(number.to_string().len());
+    Error::usage(format!("{}:{number}:{column}: {message}", path.display()))
+        .with_detail(format!(" {number} | {line}\n {margin} | {indent}^"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::render;
+
+    const SHIPPED: &str = include_str!("../../amibake.lock");
+
+    fn refused(text: &str) -> String {
+        render(&Lock::parse(text, Path::new("amibake.lock")).unwrap_err())
+    }
+
+    #[test]
+    fn the_shipped_lock_is_the_known_release_and_is_written_as_amibake_writes() {
+        let lock = Lock::parse(SHIPPED, Path::new("amibake.lock")).unwrap();
+        assert_eq!((lock.version.to_string().as_str(), lock.stand_in), ("v0.31.2", false));
+        let digest = |arch| lock.artifact(arch).unwrap().sha256.to_string();
+        assert_eq!(digest(Arch::Amd64), "fbabdb72433a35f5bb646e4cd424bf8567e5d055710cf55840f7af2020640791");
+        assert_eq!(digest(Arch::Arm64), "41fba1eed480376934fa4c8177ddd7021036b5168a0eb8e7ab5eccdf75d47a05");
+        assert_eq!(lock.to_toml(), SHIPPED);
+    }
+
+    #[test]
+    fn faults_name_the_place_and_show_the_line() {
+        let cases = [
+            SHIPPED.replacen("sha256 =", "sha255 =", 1),
+            SHIPPED.replacen("schema = 1", "schema = 2", 1),
+            SHIPPED.replacen("schema = 1\n", "", 1),
+            SHIPPED.replacen("version = \"v0.31.2\"", "version = \"0.31.2\"", 1),
+            SHIPPED.replacen("version = \"v0.31.2\"", "version = \"v0.31.1\"", 1),
+            SHIPPED.replacen("linux/amd64", "linux/riscv64", 1),
+            SHIPPED.replacen("linux-amd64", "linux-arm64", 1),
+            SHIPPED.replacen("https://", "ftp://", 1),
+            SHIPPED.replacen("https://", "https://me:geheim@", 1),
+            SHIPPED.replacen("fbabdb", "fbabd", 1),
+            SHIPPED.replacen("schema = 1", "schema = 1\nstand_in = true", 1),
+            SHIPPED.replacen("sha256 = ", "sha256 = 'unclosed", 1),
+            SHIPPED.replacen("[artifact.\"linux/arm64\"]", "[artifact.\"linux/amd64\"]", 1),
+            "schema = 1\nversion = \"v0.31.2\"\n[artifact]\n".to_owned(),
+            String::new(),
+        ];
+        insta::assert_snapshot!(cases.iter().map(|text| refused(text)).collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn saving_replaces_the_whole_file_and_reads_back_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("amibake.lock");
+        let lock = Lock::parse(SHIPPED, &path).unwrap();
+        fs::write(&path, "x".repeat(10_000)).unwrap();
+        lock.save(&path).unwrap();
+        assert_eq!(Lock::load(&path).unwrap(), lock);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o600, 0o600);
+    }
+
+    #[test]
+    fn a_stand_in_never_gets_into_the_committed_lock_by_whatever_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (committed, other) = (folder.path().join("amibake.lock"), folder.path().join("standin.lock"));
+        let real = Lock::parse(SHIPPED, &committed).unwrap();
+        let stand_in = Lock { stand_in: true, ..real.clone() };
+        assert_eq!(stand_in.save(&committed).unwrap_err().exit().code(), 2);
+        assert!(!committed.exists());
+        stand_in.save(&other).unwrap();
+        assert_eq!(Lock::load(&other).unwrap(), stand_in);
+        fs::rename(&other, &committed).unwrap();
+        assert_eq!(Lock::load(&committed).unwrap_err().exit().code(), 2);
+        std::os::unix::fs::symlink(&committed, &other).unwrap();
+        assert_eq!(Lock::load(&other).unwrap_err().exit().code(), 2);
+        assert_eq!(stand_in.save(&other).unwrap_err().exit().code(), 2);
     }
 }

@@ -9,12 +9,16 @@ pub use digest::{BadSha256, Sha256};
 pub use platform::{Arch, Platform, UnknownPlatform};
 pub use version::{BadVersion, Version};
 
+mod archive;
 mod artifact;
 mod fetch;
 mod lock;
+mod mirror;
+mod store;
 
 pub use artifact::Artifact;
 #[cfg(test)]
 pub(crate) use artifact::unverified_for_tests;
-pub use fetch::{Mirror, fetch};
+pub use fetch::{Extract, Fetch, fetch};
 pub use lock::{Lock, LockedArtifact};
+pub use mirror::Mirror;

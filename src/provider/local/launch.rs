@@ -21,17 +21,6 @@ use crate::error::{Context as _, Error, Result};
 use crate::provider::{Launch, Resource, Source};
 use crate::release::Arch;
 
-/// Firmware for arm64 machines, as distributions and Homebrew install it.
-const ARM64_FIRMWARE: [&str; 7] = [
-    "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
-    "/usr/share/AAVMF/AAVMF_CODE.fd",
-    "/usr/share/edk2/aarch64/QEMU_EFI.fd",
-    "/usr/share/edk2/aarch64/QEMU_CODE.fd",
-    "/usr/share/qemu/edk2-aarch64-code.fd",
-    "/opt/homebrew/share/qemu/edk2-aarch64-code.fd",
-    "/usr/local/share/qemu/edk2-aarch64-code.fd",
-];
-
 /// Carries out a launch.
 ///
 /// # Errors
@@ -40,7 +29,10 @@ pub(super) async fn launch(order: Launch<'_>, undo: &Undo) -> Result<LocalMachin
     let arch = order.plan.arch;
     let emulator = host::emulator(arch)?;
     let accelerator = host::accelerator(arch).await?;
-    let firmware = firmware(arch)?;
+    let firmware = match arch {
+        Arch::Amd64 => None,
+        Arch::Arm64 => Some(host::arm64_firmware()?),
+    };
     let files = Files { dir: order.machine_dir.to_owned() };
     let key = Key::generate()?;
     key.write(&files.key())?;
@@ -84,19 +76,6 @@ pub(super) async fn launch(order: Launch<'_>, undo: &Undo) -> Result<LocalMachin
 /// Whether the guest runs many times slower than the host.
 fn slow(accelerator: Accelerator) -> bool {
     accelerator == Accelerator::Tcg
-}
-
-fn firmware(arch: Arch) -> Result<Option<PathBuf>> {
-    match arch {
-        Arch::Amd64 => Ok(None),
-        Arch::Arm64 => {
-            let found = ARM64_FIRMWARE.iter().map(Path::new).find(|path| path.is_file());
-            found.map(|path| Some(path.to_owned())).ok_or_else(|| {
-                Error::host("no UEFI firmware for arm64 machines on this host")
-                    .with_hint("install it: on Debian, `apt install qemu-efi-aarch64`")
-            })
-        }
-    }
 }
 
 /// In a file and not on the command line, which every user of this host can read.

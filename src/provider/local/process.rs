@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::watch;
 
+use super::host;
 use crate::error::{Context as _, Error, Result};
 
 /// How long a process may take to end itself after SIGTERM. QEMU closes its disks in well under a second.
@@ -23,17 +24,10 @@ const KILL_GRACE: Duration = Duration::from_secs(30);
 /// # Errors
 /// Exit 4 with what to install.
 pub(super) fn program(name: &str, package: &str) -> Result<PathBuf> {
-    find(name).ok_or_else(|| {
-        Error::host(format!("no `{name}` on PATH")).with_hint(format!("install it: on Debian, `apt install {package}`"))
+    host::program(name).ok_or_else(|| {
+        Error::host(format!("{name} is not installed"))
+            .with_hint(format!("install it: on Debian, `apt-get install {package}`"))
     })
-}
-
-fn find(name: &str) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).filter(|folder| folder.is_absolute()).map(|folder| folder.join(name)).find(
-        |candidate| candidate.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0),
-    )
 }
 
 /// A command that runs `program` and, unless `outlive`, has the kernel kill it when amibake ends, however it ends.
@@ -42,7 +36,7 @@ pub(super) fn mortal(program: &std::path::Path, outlive: bool) -> (Command, bool
     if outlive {
         return (Command::new(program), true);
     }
-    match find("setpriv").filter(|setpriv| knows_pdeathsig(setpriv)) {
+    match host::program("setpriv").filter(|setpriv| knows_pdeathsig(setpriv)) {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
             command.args(["--pdeathsig", "KILL", "--no-new-privs", "--"]).arg(program);

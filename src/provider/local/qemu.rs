@@ -17,7 +17,7 @@ pub(super) struct QemuCommand {
     pub(super) name: String,
     pub(super) arch: Arch,
     pub(super) accelerator: Accelerator,
-    /// UEFI firmware; none for the machine's own BIOS.
+    /// UEFI firmware, the first flash; none for the machine's own BIOS.
     pub(super) firmware: Option<PathBuf>,
     pub(super) cpus: u32,
     pub(super) memory_bytes: u64,
@@ -86,12 +86,20 @@ impl QemuCommand {
     }
 
     fn processor(&self, args: &mut Args) {
-        let (machine, firmware) = match self.arch {
+        let machine = match self.arch {
             // Without graphics the BIOS speaks on the serial console: a disk that does not boot is told from a slow one.
-            Arch::Amd64 => ("q35,graphics=off", self.firmware.as_deref()),
-            Arch::Arm64 => ("virt", self.firmware.as_deref()),
+            Arch::Amd64 => "q35,graphics=off",
+            Arch::Arm64 => "virt",
         };
-        args.add("-machine", machine);
+        match &self.firmware {
+            Some(path) => {
+                let file = json!({ "driver": "file", "filename": path.display().to_string(), "read-only": true });
+                let flash = json!({ "driver": "raw", "node-name": "firmware", "read-only": true, "file": file });
+                args.add("-blockdev", flash.to_string());
+                args.add("-machine", format!("{machine},pflash0=firmware"));
+            }
+            None => args.add("-machine", machine),
+        }
         let (accelerator, cpu) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
             Accelerator::Hvf => ("hvf", "host"),
@@ -102,9 +110,6 @@ impl QemuCommand {
         args.add("-smp", self.cpus.to_string());
         args.add("-m", format!("{}M", self.memory_bytes.div_ceil(1 << 20)));
         args.add("-boot", "strict=on");
-        if let Some(firmware) = firmware {
-            args.add("-bios", firmware.display().to_string());
-        }
     }
 
     fn network(&self, args: &mut Args) {
@@ -308,7 +313,9 @@ mod tests {
     fn arm64_boots_by_uefi() {
         let firmware = Some("/usr/share/AAVMF/AAVMF_CODE.fd".into());
         let args = QemuCommand { arch: Arch::Arm64, firmware, ..command() }.args();
-        assert_eq!(values(&args, "-machine"), ["virt"]);
-        assert_eq!(values(&args, "-bios"), ["/usr/share/AAVMF/AAVMF_CODE.fd"]);
+        assert_eq!(values(&args, "-machine"), ["virt,pflash0=firmware"]);
+        let flash: serde_json::Value = serde_json::from_str(&values(&args, "-blockdev")[0]).unwrap();
+        assert_eq!((&flash["driver"], &flash["read-only"]), (&json!("raw"), &json!(true)));
+        assert_eq!(flash["file"]["filename"], "/usr/share/AAVMF/AAVMF_CODE.fd");
     }
 }
