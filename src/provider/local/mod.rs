@@ -1,4 +1,8 @@
 //! The local provider: machines are QEMU virtual machines on this host, images are disk images in `dist/`.
+//!
+//! A machine is a copy-on-write overlay in its own folder and a QEMU process ([`qemu`] decides its arguments, [`launch`]
+//! starts it, [`machine`] uses it). Scripts go through one SSH connection ([`ssh`]); QEMU itself is spoken to through its
+//! monitor ([`monitor`]) only. Needs no root.
 
 use std::path::{Path, PathBuf};
 
@@ -6,17 +10,24 @@ use async_trait::async_trait;
 
 use super::{Finding, Launch, Machine, Provider, Resource};
 use crate::bake::Undo;
-use crate::error::{Context as _, Error, Result};
+use crate::error::Result;
 use crate::plan::{BaseImage, Fingerprint, Image, ImageFormat, Plan};
 use crate::recipe::Recipe;
 use crate::release::Arch;
 
 pub mod base;
-mod catalog;
-mod disk_image;
+mod capture;
+mod disk;
+mod files;
 pub mod host;
+mod images;
+mod launch;
 mod machine;
+mod monitor;
+mod network;
+mod process;
 mod qemu;
+mod removal;
 mod ssh;
 
 /// What the local provider must know of its host.
@@ -53,7 +64,7 @@ impl Provider for Local {
     }
 
     async fn find(&self, fingerprint: &Fingerprint, format: ImageFormat) -> Result<Option<Image>> {
-        catalog::find(&self.settings.dist_dir, fingerprint, format)
+        images::find(&self.settings.dist_dir, fingerprint, format, &self.settings.reporter)
     }
 
     async fn preflight(&self, plan: &Plan) -> Vec<Finding> {
@@ -61,31 +72,10 @@ impl Provider for Local {
     }
 
     async fn launch(&self, launch: Launch<'_>, undo: &Undo) -> Result<Box<dyn Machine>> {
-        Ok(Box::new(machine::launch(launch, undo).await?))
+        Ok(Box::new(launch::launch(launch, undo).await?))
     }
 
     async fn remove(&self, resource: &Resource) -> Result<()> {
-        match resource {
-            Resource::Process { pid, started } => qemu::end_process(*pid, *started).await,
-            Resource::Path { path } => remove_path(path),
-        }
-    }
-}
-
-/// Removes a file or a folder with all it holds. A link is removed, not followed.
-fn remove_path(path: &Path) -> Result<()> {
-    if !path.is_absolute() || path.components().count() < 3 {
-        return Err(Error::host(format!("will not remove {}", path.display())));
-    }
-    let removed = match std::fs::symlink_metadata(path) {
-        Ok(about) if about.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).or_host(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
+        removal::remove(resource).await
     }
 }

@@ -1,235 +1,321 @@
-//! QEMU's command line as a value, and the process that runs it. Knows disks and network cards; knows nothing of what the
-//! guest does.
+//! QEMU's command line as a value: everything a machine is, decided, and its arguments. Starts nothing.
+//!
+//! Disks are given by `-blockdev` in JSON with their formats spelt out: QEMU never guesses a format from bytes a guest
+//! wrote, and no character of a path is special.
 
-use std::ffi::OsString;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
 
-use tokio::sync::watch;
+use serde_json::json;
 
 use super::host::Accelerator;
-use crate::error::{Context as _, Error, Result};
 use crate::release::Arch;
 
-/// A disk of the guest.
-pub(super) struct Disk {
-    pub(super) file: PathBuf,
-    /// `qcow2` or `raw`: never probed, since a guest could write another format's header into a raw disk.
-    pub(super) format: &'static str,
-    /// What the guest finds it by: `/dev/disk/by-id/virtio-<serial>`. At most 20 characters (virtio 1.2, 5.2.6.4).
-    pub(super) serial: Option<String>,
-    pub(super) read_only: bool,
-}
-
-/// The machine's second network card, on a link between the members of one run.
-pub(super) struct Link {
-    /// Folder of the run: the emulator's working folder, since a socket's path may not exceed 107 bytes (unix(7)).
-    pub(super) run_dir: PathBuf,
-    pub(super) member: u8,
-    pub(super) peer: u8,
-    pub(super) mac: String,
-}
-
-/// Everything a machine is started with.
-pub(super) struct Qemu {
-    pub(super) program: PathBuf,
+/// A machine.
+#[derive(Debug, Clone)]
+pub(super) struct QemuCommand {
+    /// Shown in lists of processes.
+    pub(super) name: String,
     pub(super) arch: Arch,
     pub(super) accelerator: Accelerator,
+    /// UEFI firmware, the first flash; none for the machine's own BIOS.
+    pub(super) firmware: Option<PathBuf>,
     pub(super) cpus: u32,
     pub(super) memory_bytes: u64,
     /// The first one is booted from.
     pub(super) disks: Vec<Disk>,
-    /// Files of SMBIOS type 11 strings.
-    pub(super) credentials: Vec<PathBuf>,
-    pub(super) ssh_port: u16,
-    pub(super) link: Option<Link>,
+    /// Where the serial console is written.
     pub(super) console: PathBuf,
-    /// UEFI firmware, for machines without BIOS.
-    pub(super) firmware: Option<PathBuf>,
+    /// A file with one SMBIOS string of type 11: systemd's credentials.
+    pub(super) credentials: PathBuf,
+    /// Product serial number, which cloud-init reads its data source from. No commas.
+    pub(super) product_serial: String,
+    /// Whether the guest reaches nothing but the forwarded port's other end.
+    pub(super) isolated: bool,
+    /// The link to the other machines.
+    pub(super) link: Option<Link>,
 }
 
-impl Qemu {
-    /// The arguments. Paths are doubled commas' worth of careful: QEMU ends an option's value at a comma.
-    pub(super) fn arguments(&self) -> Vec<OsString> {
-        let mut words: Vec<OsString> = Vec::new();
-        let mut word = |text: &str| words.push(text.into());
+/// A disk.
+#[derive(Debug, Clone)]
+pub(super) struct Disk {
+    pub(super) file: PathBuf,
+    /// `qcow2` or `raw`.
+    pub(super) format: &'static str,
+    /// Found in the guest as /dev/disk/by-id/virtio-SERIAL: at most 20 characters.
+    pub(super) serial: Option<String>,
+    pub(super) read_only: bool,
+}
+
+/// One end of a private network.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    /// The card's address.
+    pub(super) mac: String,
+    /// Pairs of datagram sockets, ours and the other's, relative to the process's folder: a socket's path may have
+    /// 107 bytes only. More than one are joined by a hub.
+    pub(super) wires: Vec<(String, String)>,
+}
+
+/// Card of the network by which amibake reaches the guest.
+pub(super) const CONTROL_MAC: &str = "52:54:00:a1:00:01";
+
+impl QemuCommand {
+    /// QEMU's arguments. Its monitor (QMP) is on standard input and output.
+    pub(super) fn args(&self) -> Vec<String> {
+        let mut args = Args::default();
+        for flag in ["-nodefaults", "-no-user-config"] {
+            args.0.push(flag.to_owned());
+        }
+        args.add("-name", escaped(&self.name));
+        args.add("-display", "none");
+        self.processor(&mut args);
+        // A socket that nobody else can connect to, has no name to clash, and is gone with the process.
+        args.add("-chardev", "stdio,id=monitor,signal=off");
+        args.add("-mon", "chardev=monitor,mode=control");
+        args.add("-chardev", format!("file,id=console,path={}", escaped_path(&self.console)));
+        args.add("-serial", "chardev:console");
+        args.add("-smbios", format!("type=1,serial={}", self.product_serial));
+        args.add("-smbios", format!("type=11,path={}", escaped_path(&self.credentials)));
+        args.add("-object", "rng-builtin,id=rng");
+        args.add("-device", "virtio-rng-pci,rng=rng");
+        for (index, disk) in self.disks.iter().enumerate() {
+            disk.args(index, &mut args);
+        }
+        self.network(&mut args);
+        args.0
+    }
+
+    fn processor(&self, args: &mut Args) {
         let machine = match self.arch {
-            Arch::Amd64 => "q35,hpet=off",
-            Arch::Arm64 => "virt,gic-version=max",
+            // Without graphics the BIOS speaks on the serial console: a disk that does not boot is told from a slow one.
+            Arch::Amd64 => "q35,graphics=off",
+            Arch::Arm64 => "virt",
         };
-        for text in ["-name", "amibake", "-nodefaults", "-no-user-config", "-display", "none", "-machine", machine] {
-            word(text);
+        match &self.firmware {
+            Some(path) => {
+                let file = json!({ "driver": "file", "filename": path.display().to_string(), "read-only": true });
+                let flash = json!({ "driver": "raw", "node-name": "firmware", "read-only": true, "file": file });
+                args.add("-blockdev", flash.to_string());
+                args.add("-machine", format!("{machine},pflash0=firmware"));
+            }
+            None => args.add("-machine", machine),
         }
         let (accelerator, cpu) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
             Accelerator::Hvf => ("hvf", "host"),
             Accelerator::Tcg => ("tcg,thread=multi", "max"),
         };
-        for text in ["-accel", accelerator, "-cpu", cpu, "-smp", &self.cpus.to_string()] {
-            word(text);
-        }
-        word("-m");
-        word(&format!("{}M", self.memory_bytes >> 20));
-        if let Some(firmware) = &self.firmware {
-            word("-bios");
-            word(&firmware.to_string_lossy());
-        }
-        for (number, disk) in self.disks.iter().enumerate() {
-            word("-drive");
-            // cache=unsafe: a machine that outlives a crash of its host is of no use here, and it halves the time of apt.
-            // werror=report: a full disk on the host must fail the step, not stop the machine for ever.
-            word(&format!(
-                "if=none,id=disk{number},format={},file={},read-only={},cache=unsafe,discard=unmap,detect-zeroes=unmap,werror=report,rerror=report",
-                disk.format,
-                value(&disk.file),
-                if disk.read_only { "on" } else { "off" },
-            ));
-            word("-device");
-            let serial = disk.serial.as_ref().map(|serial| format!(",serial={serial}")).unwrap_or_default();
-            word(&format!("virtio-blk-pci,drive=disk{number}{serial},bootindex={number}"));
-        }
-        word("-netdev");
-        word(&format!("user,id=net0,ipv6=off,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port));
-        word("-device");
-        word("virtio-net-pci,netdev=net0,romfile=");
-        if let Some(link) = &self.link {
-            word("-netdev");
-            word(&format!(
-                "dgram,id=net1,local.type=unix,local.path=link-{}.sock,remote.type=unix,remote.path=link-{}.sock",
-                link.member, link.peer
-            ));
-            word("-device");
-            word(&format!("virtio-net-pci,netdev=net1,mac={},romfile=", link.mac));
-        }
-        for file in &self.credentials {
-            word("-smbios");
-            word(&format!("type=11,path={}", value(file)));
-        }
-        // A cloud image's cloud-init must not look for its data on networks that are not there.
-        word("-smbios");
-        word("type=1,serial=ds=nocloud");
-        for text in ["-device", "virtio-rng-pci", "-chardev"] {
-            word(text);
-        }
-        word(&format!("file,id=console,path={}", value(&self.console)));
-        for text in ["-serial", "chardev:console"] {
-            word(text);
-        }
-        words
+        args.add("-accel", accelerator);
+        args.add("-cpu", cpu);
+        args.add("-smp", self.cpus.to_string());
+        args.add("-m", format!("{}M", self.memory_bytes.div_ceil(1 << 20)));
+        args.add("-boot", "strict=on");
     }
-}
 
-/// A path as an option's value: a comma in it is doubled.
-fn value(path: &Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
-}
-
-/// A running emulator.
-pub(super) struct Process {
-    pub(super) pid: u32,
-    /// Field 22 of /proc/PID/stat.
-    pub(super) started: u64,
-    exit: watch::Receiver<Option<ExitStatus>>,
-}
-
-impl Process {
-    /// Starts `qemu` with its messages in `log`. Unless it may `outlive` this process, it dies with it.
-    ///
-    /// # Errors
-    /// Exit 4 when it cannot be started.
-    pub(super) fn start(qemu: &Qemu, log: &Path, folder: &Path, outlive: bool) -> Result<Self> {
-        let mut command = match (outlive, super::host::program("setpriv")) {
-            (false, Some(setpriv)) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(&qemu.program);
-                command
+    fn network(&self, args: &mut Args) {
+        let restrict = if self.isolated { "on" } else { "off" };
+        // Port 0: the kernel picks a free one, QEMU holds it, and the monitor says which. No other process can have
+        // taken it in between.
+        args.add("-netdev", format!("user,id=control,ipv6=off,restrict={restrict},hostfwd=tcp:127.0.0.1:0-:22"));
+        // No ROM: nobody boots from the network, and looking for it takes time.
+        args.add("-device", format!("virtio-net-pci,netdev=control,mac={CONTROL_MAC},romfile="));
+        let Some(link) = &self.link else { return };
+        for (index, (ours, theirs)) in link.wires.iter().enumerate() {
+            args.add(
+                "-netdev",
+                format!(
+                    "dgram,id=wire{index},local.type=unix,local.path={},remote.type=unix,remote.path={}",
+                    escaped(ours),
+                    escaped(theirs)
+                ),
+            );
+        }
+        let card = if link.wires.len() == 1 {
+            "wire0"
+        } else {
+            for index in 0..link.wires.len() {
+                args.add("-netdev", format!("hubport,id=port{index},hubid=0,netdev=wire{index}"));
             }
-            _ => Command::new(&qemu.program),
+            args.add("-netdev", "hubport,id=card,hubid=0");
+            "card"
         };
-        let file = std::fs::File::create(log).or_host(|| format!("cannot write {}", log.display()))?;
-        let errors = file.try_clone().or_host(|| format!("cannot write {}", log.display()))?;
-        // A group of its own: the terminal's Ctrl-C is for amibake, which then ends the guest in order.
-        command.args(qemu.arguments()).current_dir(folder).process_group(0);
-        command.stdin(Stdio::null()).stdout(file).stderr(errors);
-        let (told, tell) = std::sync::mpsc::channel();
-        let (ended, exit) = watch::channel(None);
-        // The signal that a dying parent sends is sent when the *thread* ends that started the child (prctl(2)): this one
-        // lives as long as the emulator, and reaps it.
-        std::thread::Builder::new()
-            .name("qemu".to_owned())
-            .spawn(move || match command.spawn() {
-                Ok(mut child) => {
-                    let _ = told.send(Ok(child.id()));
-                    let _ = ended.send(Some(child.wait().unwrap_or_default()));
-                }
-                Err(error) => drop(told.send(Err(error))),
-            })
-            .or_host(|| "cannot start a thread".to_owned())?;
-        let pid = tell
-            .recv()
-            .or_host(|| "cannot start the emulator".to_owned())?
-            .or_host(|| format!("cannot start {}", qemu.program.display()))?;
-        Ok(Self { pid, started: start_ticks(pid).unwrap_or(0), exit })
-    }
-
-    /// How it ended, if it did.
-    pub(super) fn ended(&self) -> Option<ExitStatus> {
-        *self.exit.borrow()
-    }
-
-    /// Waits until it has ended.
-    pub(super) async fn wait(&self) {
-        let mut exit = self.exit.clone();
-        let _ = exit.wait_for(Option::is_some).await;
+        args.add("-device", format!("virtio-net-pci,netdev={card},mac={},romfile=", link.mac));
     }
 }
 
-/// When process `pid` was started, in clock ticks since boot: field 22 of /proc/PID/stat (proc(5)).
-pub(super) fn start_ticks(pid: u32) -> Option<u64> {
-    ticks(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-fn ticks(stat: &str) -> Option<u64> {
-    // The name, field 2, is in parentheses and may hold anything.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-/// Ends the process, politely at first, and waits until it is gone. One that is gone, or is another by now, is a success.
-///
-/// # Errors
-/// When it is still there after fifteen seconds.
-pub(super) async fn end_process(pid: u32, started: u64) -> Result<()> {
-    let alive = || start_ticks(pid) == Some(started) && !is_zombie(pid);
-    let Some(process) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return Ok(()) };
-    for (signal, tenths) in [(rustix::process::Signal::TERM, 50), (rustix::process::Signal::KILL, 100)] {
-        if !alive() {
-            return Ok(());
-        }
-        let _ = rustix::process::kill_process(process, signal);
-        for _ in 0..tenths {
-            if !alive() {
-                return Ok(());
+impl Disk {
+    fn args(&self, index: usize, args: &mut Args) {
+        let node = format!("disk{index}");
+        // What the guest flushes need not be on this host's disk: an overlay whose QEMU did not end by itself is
+        // thrown away, and package managers flush after every file.
+        let cache = json!({ "direct": false, "no-flush": true });
+        let mut file = json!({ "driver": "file", "filename": self.file.display().to_string(), "cache": cache });
+        let mut disk = json!({ "driver": self.format, "node-name": node, "cache": cache });
+        if self.read_only {
+            file["read-only"] = true.into();
+            disk["read-only"] = true.into();
+        } else {
+            // What the guest frees or fills with zeros takes no space here, and none in the image.
+            for part in [&mut file, &mut disk] {
+                part["discard"] = "unmap".into();
             }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            disk["detect-zeroes"] = "unmap".into();
         }
+        disk["file"] = file;
+        args.add("-blockdev", disk.to_string());
+        let mut device = format!("virtio-blk-pci,drive={node}");
+        if let Some(serial) = &self.serial {
+            device.push_str(&format!(",serial={serial}"));
+        }
+        if index == 0 {
+            device.push_str(",bootindex=0");
+        }
+        if !self.read_only {
+            // On a full disk the machine stops and the monitor hears of it; the guest sees no error it would hide.
+            device.push_str(",werror=stop,rerror=stop");
+        }
+        args.add("-device", device);
     }
-    Err(Error::host(format!("process {pid} does not end")))
 }
 
-fn is_zombie(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+#[derive(Default)]
+struct Args(Vec<String>);
+
+impl Args {
+    fn add(&mut self, flag: &str, value: impl Into<String>) {
+        self.0.push(flag.to_owned());
+        self.0.push(value.into());
+    }
+}
+
+/// A value in QEMU's `key=value,…` syntax.
+fn escaped(text: &str) -> String {
+    text.replace(',', ",,")
+}
+
+fn escaped_path(path: &Path) -> String {
+    escaped(&path.display().to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn command() -> QemuCommand {
+        QemuCommand {
+            name: "amibake-builder".into(),
+            arch: Arch::Amd64,
+            accelerator: Accelerator::Tcg,
+            firmware: None,
+            cpus: 2,
+            memory_bytes: 2 << 30,
+            disks: vec![
+                Disk { file: "/m/root.qcow2".into(), format: "qcow2", serial: None, read_only: false },
+                Disk {
+                    file: "/c/buildkit, \"x\".tar.gz".into(),
+                    format: "raw",
+                    serial: Some("amibake-artifact".into()),
+                    read_only: true,
+                },
+            ],
+            console: "/m,n/console.log".into(),
+            credentials: "/m/credentials".into(),
+            product_serial: "ds=nocloud;i=x".into(),
+            isolated: false,
+            link: None,
+        }
+    }
+
+    /// The values of a flag, in order.
+    fn values(args: &[String], flag: &str) -> Vec<String> {
+        args.iter().zip(args.iter().skip(1)).filter(|(this, _)| *this == flag).map(|(_, next)| next.clone()).collect()
+    }
+
     #[test]
-    fn a_process_name_with_parentheses_does_not_shift_the_fields() {
-        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1 1 18446744073709551615";
-        assert_eq!(ticks(stat), Some(98765));
-        assert!(start_ticks(std::process::id()).is_some_and(|ticks| ticks > 0));
+    fn a_bake_machine_by_tcg() {
+        insta::assert_snapshot!(command().args().join("\n"));
+    }
+
+    #[test]
+    fn paths_are_data() {
+        let args = command().args();
+        let disk: serde_json::Value = serde_json::from_str(&values(&args, "-blockdev")[1]).unwrap();
+        assert_eq!(disk["file"]["filename"], "/c/buildkit, \"x\".tar.gz");
+        assert_eq!(disk["read-only"], true);
+        assert!(values(&args, "-chardev").contains(&"file,id=console,path=/m,,n/console.log".to_owned()));
+    }
+
+    #[test]
+    fn every_disk_has_its_format_and_a_writable_one_stops_the_machine_on_a_full_host() {
+        let args = command().args();
+        for disk in values(&args, "-blockdev") {
+            let disk: serde_json::Value = serde_json::from_str(&disk).unwrap();
+            assert!(["qcow2", "raw"].contains(&disk["driver"].as_str().unwrap()));
+            assert_eq!(disk["file"]["driver"], "file");
+        }
+        let devices = values(&args, "-device");
+        assert!(devices.contains(&"virtio-blk-pci,drive=disk0,bootindex=0,werror=stop,rerror=stop".to_owned()));
+        assert!(devices.contains(&"virtio-blk-pci,drive=disk1,serial=amibake-artifact".to_owned()));
+        assert!(!args.iter().any(|arg| arg == "-drive" || arg == "-hda"));
+    }
+
+    #[test]
+    fn the_only_way_in_is_a_loopback_forward_and_an_isolated_machine_has_no_way_out() {
+        let mut command = command();
+        command.isolated = true;
+        let [control] = values(&command.args(), "-netdev").try_into().unwrap();
+        assert_eq!(control, "user,id=control,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-:22");
+    }
+
+    #[test]
+    fn two_members_have_a_wire_and_the_middle_of_a_star_has_a_hub() {
+        let mut command = command();
+        let wire = |number: u8| (format!("wire-0-{number}"), format!("wire-{number}-0"));
+        command.link = Some(Link { mac: "52:54:00:a1:4d:01".into(), wires: vec![wire(1)] });
+        let args = command.args();
+        assert_eq!(
+            values(&args, "-netdev")[1..],
+            ["dgram,id=wire0,local.type=unix,local.path=wire-0-1,remote.type=unix,remote.path=wire-1-0"]
+        );
+        assert_eq!(
+            values(&args, "-device").last().unwrap(),
+            "virtio-net-pci,netdev=wire0,mac=52:54:00:a1:4d:01,romfile="
+        );
+        command.link = Some(Link { mac: "52:54:00:a1:4d:01".into(), wires: vec![wire(1), wire(2)] });
+        let args = command.args();
+        assert_eq!(
+            values(&args, "-netdev")[3..],
+            [
+                "hubport,id=port0,hubid=0,netdev=wire0",
+                "hubport,id=port1,hubid=0,netdev=wire1",
+                "hubport,id=card,hubid=0"
+            ]
+        );
+        assert_eq!(
+            values(&args, "-device").last().unwrap(),
+            "virtio-net-pci,netdev=card,mac=52:54:00:a1:4d:01,romfile="
+        );
+    }
+
+    #[test]
+    fn each_accelerator_has_its_processor() {
+        for (accelerator, accel, cpu) in [
+            (Accelerator::Kvm, "kvm", "host"),
+            (Accelerator::Hvf, "hvf", "host"),
+            (Accelerator::Tcg, "tcg,thread=multi", "max"),
+        ] {
+            let args = QemuCommand { accelerator, ..command() }.args();
+            assert_eq!((values(&args, "-accel"), values(&args, "-cpu")), (vec![accel.into()], vec![cpu.into()]));
+        }
+    }
+
+    #[test]
+    fn arm64_boots_by_uefi() {
+        let firmware = Some("/usr/share/AAVMF/AAVMF_CODE.fd".into());
+        let args = QemuCommand { arch: Arch::Arm64, firmware, ..command() }.args();
+        assert_eq!(values(&args, "-machine"), ["virt,pflash0=firmware"]);
+        let flash: serde_json::Value = serde_json::from_str(&values(&args, "-blockdev")[0]).unwrap();
+        assert_eq!((&flash["driver"], &flash["read-only"]), (&json!("raw"), &json!(true)));
+        assert_eq!(flash["file"]["filename"], "/usr/share/AAVMF/AAVMF_CODE.fd");
     }
 }

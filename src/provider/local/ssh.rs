@@ -1,248 +1,404 @@
-//! The one channel to a local machine: SSH as root with a key that lives as long as the machine. Knows how to connect, run
-//! a script and stream what it prints; knows nothing of QEMU, of steps or of plans.
+//! The SSH channel to a guest: the one place that speaks it. Owns the run's key, the connection and its renewal, and
+//! how a script gets in, runs, and is given up on. Knows nothing of QEMU.
+//!
+//! The first host key seen is pinned for the life of the machine. That is safe here: the port is one that QEMU itself
+//! holds on loopback (its monitor said so), and behind it is only the guest; nobody stands in between.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use russh::client::{self, Handle};
+use russh::client::{Config, Handle, Handler, Msg};
 use russh::keys::ssh_key::LineEnding;
-use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
-use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey};
-use russh::{ChannelMsg, Preferred};
-use tokio::net::TcpStream;
+use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::{Channel, ChannelMsg};
+use tokio::task::JoinHandle;
 
 use crate::error::{Context as _, Error, Result};
 use crate::provider::ScriptEnd;
 
-/// What the guest may hold back before it must be read: a window large enough that 100 MB do not crawl.
-const WINDOW: u32 = 16 << 20;
+/// How long a server may take to say who it is. QEMU accepts the connection long before the guest does, so a probe of a
+/// guest that is not up yet ends here; and after that QEMU repeats the guest's part only every six seconds.
+const BANNER: Duration = Duration::from_secs(2);
+/// How long the key exchange and the login may take: seconds of computing on an emulated processor under load.
+const LOGIN: Duration = Duration::from_secs(60);
+/// A guest that is silent for eight of these is dead; a stalled one is not.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How long output may still come once a script has ended, when something it left running holds its output open.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long giving up on a script may take.
+const GIVE_UP: Duration = Duration::from_secs(60);
 
-/// A guest that answers nothing for this long, asked six times, is dead. A loaded guest under emulation can be silent for
-/// ten seconds and more.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+/// What a script finds in its environment, beside what it is given: the same on every base.
+const ENVIRONMENT: &str = "HOME=/root USER=root LOGNAME=root SHELL=/bin/bash LANG=C.UTF-8 \
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// An ed25519 key made for one machine.
-pub(super) struct Key(Arc<PrivateKey>);
+/// Takes a script on standard input and becomes it. `$1` is its name, `$2` its size in bytes: one that came only in
+/// part (a broken connection looks like the end of the input) is not run. It is a file that has lost its name when it
+/// runs, so that its own standard input is empty and nothing of it stays. `/run` is memory: none of it gets into an
+/// image.
+const RECEIVE: &str = r#"umask 077
+mkdir -p /run/amibake && cd /run/amibake && echo $$ >"$1.pid" && cat >"$1" || exit 126
+exec 3<"$1"
+[ "$(stat -c %s "$1")" = "$2" ] && [ ! -e "$1.stop" ]; go=$?
+rm -f "$1"
+[ "$go" = 0 ] || exit 126
+cd / && umask 022 && exec bash /dev/fd/3 </dev/null 2>&1"#;
+
+/// Ends script `$1`: everything in its session, whatever process groups it made, again until none is left. The mark
+/// that it is to stop comes first: either this finds the script's number, or the script finds the mark.
+const STOP: &str = r#"mkdir -p /run/amibake && cd /run/amibake && : >"$1.stop" || exit 1
+session=$(cat "$1.pid" 2>/dev/null) || exit 0
+for _ in {1..200}; do
+    left=()
+    for stat in /proc/[0-9]*/stat; do
+        { line=$(<"$stat"); } 2>/dev/null || continue
+        read -r state _ _ sid _ <<<"${line##*) }"
+        [ "$sid" = "$session" ] && [ "$state" != Z ] && stat=${stat#/proc/} && left+=("${stat%/stat}")
+    done
+    [ ${#left[@]} = 0 ] && exit 0
+    kill -KILL "${left[@]}" 2>/dev/null
+done
+exit 1"#;
+
+/// The key pair of one machine.
+pub(super) struct Key {
+    private: Arc<PrivateKey>,
+    /// As `authorized_keys` has it.
+    public: String,
+}
 
 impl Key {
     /// A new one.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
     pub(super) fn generate() -> Result<Self> {
-        let mut seed = [0; 32];
-        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-            .or_host(|| "cannot read random bytes".to_owned())?;
-        let pair = KeypairData::Ed25519(Ed25519Keypair::from_seed(&seed));
-        let key = PrivateKey::new(pair, "amibake").or_host(|| "cannot make an SSH key".to_owned())?;
-        Ok(Self(Arc::new(key)))
+        let context = || "cannot make an SSH key".to_owned();
+        let private = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519).or_host(context)?;
+        let public = private.public_key().to_openssh().or_host(context)?;
+        Ok(Self { private: Arc::new(private), public })
     }
 
-    /// The public half as it stands in authorized_keys.
-    pub(super) fn public_line(&self) -> Result<String> {
-        self.0.public_key().to_openssh().or_host(|| "cannot print an SSH key".to_owned())
+    /// A line of `authorized_keys`. The forced command runs what the client asks for: some bases (Amazon Linux among
+    /// them) let root in with a forced command only, and with one it is let in everywhere.
+    pub(super) fn authorized(&self) -> String {
+        let command =
+            r#"if [ -n \"$SSH_ORIGINAL_COMMAND\" ]; then eval \"$SSH_ORIGINAL_COMMAND\"; else exec bash -l; fi"#;
+        format!("command=\"{command}\" {}\n", self.public)
     }
 
-    /// The private half as a file that `ssh -i` reads.
-    pub(super) fn private_pem(&self) -> Result<String> {
-        let pem = self.0.to_openssh(LineEnding::LF).or_host(|| "cannot print an SSH key".to_owned())?;
-        Ok(pem.to_string())
-    }
-}
-
-/// Base64 for SMBIOS credentials.
-pub(super) fn encode(text: &str) -> String {
-    STANDARD.encode(text)
-}
-
-/// Accepts the host key that was handed to the guest; on a guest that makes its own, the first one it shows, and from
-/// then on only that. The connection goes over loopback into a process of ours.
-struct HostKey {
-    pinned: Arc<std::sync::Mutex<Option<PublicKey>>>,
-}
-
-impl client::Handler for HostKey {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, shown: &russh::keys::PublicKeyOrCertificate) -> Result<bool, russh::Error> {
-        let russh::keys::PublicKeyOrCertificate::PublicKey { key: shown, .. } = shown else { return Ok(false) };
-        let mut pinned = self.pinned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let first = pinned.get_or_insert_with(|| shown.clone());
-        Ok(first.key_data() == shown.key_data())
+    /// Writes the private half where a person's `ssh` can use it: readable by its owner alone.
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let context = || format!("cannot write {}", path.display());
+        let text = self.private.to_openssh(LineEnding::LF).or_host(context)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).or_host(context)?;
+        file.write_all(text.as_bytes()).or_host(context)
     }
 }
 
-/// A way into one guest, and the connection once there is one.
+/// The way to one guest.
 pub(super) struct Ssh {
     port: u16,
     key: Key,
-    pinned: Arc<std::sync::Mutex<Option<PublicKey>>>,
-    connection: tokio::sync::Mutex<Option<Arc<Handle<HostKey>>>>,
+    known_hosts: PathBuf,
+    host_key: Arc<OnceLock<PublicKey>>,
+    config: Arc<Config>,
+    connection: tokio::sync::Mutex<Option<Arc<Handle<Guest>>>>,
+    scripts: AtomicU32,
+    /// Scripts that are being given up on.
+    stopping: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Ssh {
-    /// To the guest behind `127.0.0.1:port`.
-    pub(super) fn new(port: u16, key: Key) -> Self {
-        Self { port, key, pinned: Arc::default(), connection: tokio::sync::Mutex::default() }
+    /// The way to the guest behind `port` of this host. The host key is written to `known_hosts` when it is seen.
+    pub(super) fn new(port: u16, key: Key, known_hosts: PathBuf) -> Self {
+        let config = Config {
+            // One window holds what a guest prints while this side is busy; the default stalls it every 2 MiB.
+            window_size: 16 << 20,
+            maximum_packet_size: 65535,
+            preferred: preferred(),
+            keepalive_interval: Some(KEEPALIVE),
+            keepalive_max: 8,
+            nodelay: true,
+            ..Config::default()
+        };
+        Self {
+            port,
+            key,
+            known_hosts,
+            host_key: Arc::default(),
+            config: Arc::new(config),
+            connection: tokio::sync::Mutex::default(),
+            scripts: AtomicU32::default(),
+            stopping: Mutex::default(),
+        }
     }
 
-    /// Connects if need be. `Ok(Err(reason))` says that the guest is not there yet.
-    pub(super) async fn try_connect(&self) -> Result<Result<(), String>> {
+    /// The port of this host.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Connects anew.
+    ///
+    /// # Errors
+    /// When the guest is not there yet, or refuses.
+    pub(super) async fn connect(&self) -> Result<()> {
         let mut connection = self.connection.lock().await;
-        if connection.as_ref().is_some_and(|handle| !handle.is_closed()) {
-            return Ok(Ok(()));
-        }
         *connection = None;
-        match self.connect().await {
-            Ok(handle) => {
-                *connection = Some(Arc::new(handle));
-                Ok(Ok(()))
-            }
-            Err(Refusal::NotYet(reason)) => Ok(Err(reason)),
-            Err(Refusal::Never(error)) => Err(error),
-        }
+        *connection = Some(Arc::new(self.login().await?));
+        Ok(())
     }
 
-    /// Forgets the connection: the guest is being restarted.
-    pub(super) async fn forget(&self) {
+    /// Lets go of the connection.
+    pub(super) async fn disconnect(&self) {
         *self.connection.lock().await = None;
     }
 
-    async fn connect(&self) -> std::result::Result<Handle<HostKey>, Refusal> {
-        let not_yet = |what: &str| Refusal::NotYet(what.to_owned());
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.map_err(|error| not_yet(&error.to_string()))?;
-        let _ = stream.set_nodelay(true);
-        // QEMU takes the connection at once, whether or not the guest listens: only a greeting shows that it does. A
-        // connection made before it did may hang for long, so a fresh one is tried soon.
-        let mut greeting = [0; 4];
-        match tokio::time::timeout(Duration::from_millis(1500), stream.peek(&mut greeting)).await {
-            Ok(Ok(length)) if greeting[..length].starts_with(b"S") => {}
-            Ok(Ok(_)) | Ok(Err(_)) => return Err(not_yet("sshd does not listen yet")),
-            Err(_) => return Err(not_yet("sshd has not answered yet")),
+    async fn login(&self) -> Result<Handle<Guest>> {
+        let context = || format!("cannot reach the machine's SSH at 127.0.0.1:{}", self.port);
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.or_host(context)?;
+        stream.set_nodelay(true).or_host(context)?;
+        // The server speaks first (RFC 4253 4.2): peeked at, not taken.
+        let first = tokio::time::timeout(BANNER, stream.peek(&mut [0])).await;
+        let first = first.map_err(|_elapsed| Error::host(context()).with_source("it says nothing yet"))?;
+        if first.or_host(context)? == 0 {
+            return Err(Error::host(context()).with_source("it closed the connection"));
         }
-        let mut preferred = Preferred::DEFAULT;
-        // Neither side has secrets that outlive the hour; the post-quantum exchange costs an emulated guest seconds.
-        preferred.kex = vec![
-            russh::kex::CURVE25519,
-            russh::kex::CURVE25519_PRE_RFC_8731,
-            russh::kex::EXTENSION_SUPPORT_AS_CLIENT,
-            russh::kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
-        ]
-        .into();
-        let config = client::Config {
-            window_size: WINDOW,
-            keepalive_interval: Some(KEEPALIVE),
-            keepalive_max: 6,
-            preferred,
-            ..client::Config::default()
-        };
-        let handler = HostKey { pinned: Arc::clone(&self.pinned) };
         let login = async {
-            let mut handle = client::connect_stream(Arc::new(config), stream, handler).await?;
-            let key = PrivateKeyWithHashAlg::new(Arc::clone(&self.key.0), None);
-            let authenticated = handle.authenticate_publickey("root", key).await?;
-            Ok::<_, russh::Error>((handle, authenticated.success()))
-        };
-        match tokio::time::timeout(Duration::from_secs(60), login).await {
-            Ok(Ok((handle, true))) => Ok(handle),
-            // sshd may be there before the key is.
-            Ok(Ok((_, false))) => Err(not_yet("the guest does not take root's key")),
-            Ok(Err(russh::Error::UnknownKey)) => {
-                Err(Refusal::Never(Error::host("the guest shows another SSH host key than before")))
+            let guest = Guest { pinned: self.host_key.clone() };
+            let mut handle =
+                russh::client::connect_stream(self.config.clone(), stream, guest).await.or_host(context)?;
+            let key = PrivateKeyWithHashAlg::new(self.key.private.clone(), None);
+            let answer = handle.authenticate_publickey("root", key).await.or_host(context)?;
+            if answer.success() {
+                Ok(handle)
+            } else {
+                Err(Error::host(context()).with_source("root is not let in with the run's key"))
             }
-            Ok(Err(error)) => Err(not_yet(&error.to_string())),
-            Err(_) => Err(not_yet("the SSH handshake took longer than 60 s")),
-        }
+        };
+        let handle = tokio::time::timeout(LOGIN, login).await.or_host(context)??;
+        self.write_known_host().or_host(|| format!("cannot write {}", self.known_hosts.display()))?;
+        Ok(handle)
     }
 
-    /// Runs `script` by bash as root, with `environment`; both output streams go to `output` as they come.
+    fn write_known_host(&self) -> std::io::Result<()> {
+        let Some(key) = self.host_key.get() else { return Ok(()) };
+        let key = key.to_openssh().map_err(std::io::Error::other)?;
+        std::fs::write(&self.known_hosts, format!("[127.0.0.1]:{} {key}\n", self.port))
+    }
+
+    /// A channel, over the connection there is or, if that is broken, a new one.
+    async fn channel(&self) -> Result<Channel<Msg>> {
+        let mut connection = self.connection.lock().await;
+        if let Some(handle) = connection.as_ref().filter(|handle| !handle.is_closed())
+            && let Ok(channel) = handle.channel_open_session().await
+        {
+            return Ok(channel);
+        }
+        *connection = None;
+        let handle = connection.insert(Arc::new(self.login().await?));
+        handle.channel_open_session().await.or_host(|| "cannot open a channel to the machine".to_owned())
+    }
+
+    /// Runs `script` as root with bash. What it prints goes to `output` in the order it was written. When the future is
+    /// dropped, the script is ended; the next one waits for that.
+    ///
+    /// # Errors
+    /// When the channel breaks.
     pub(super) async fn run(
-        &self,
+        self: &Arc<Self>,
         script: &str,
-        environment: &[(&str, String)],
+        environment: &[(&str, &str)],
         output: &mut (dyn for<'b> FnMut(&'b [u8]) + Send),
     ) -> Result<ScriptEnd> {
-        if let Err(reason) = self.try_connect().await? {
-            return Err(Error::failed(format!("lost the machine: {reason}")));
+        self.stopped().await;
+        let name = self.scripts.fetch_add(1, Ordering::Relaxed).to_string();
+        let mut variables = ENVIRONMENT.to_owned();
+        for (key, value) in environment {
+            variables.push_str(&format!(" {key}={}", quoted(value)));
         }
-        let handle = self.connection.lock().await.clone().ok_or_else(|| Error::failed("lost the machine"))?;
-        let lost = || "the connection to the machine broke".to_owned();
-        let mut channel = handle.channel_open_session().await.or_failed(lost)?;
-        let tag = format!("{:08x}", rand_tag()?);
-        channel.exec(true, remote_command(&tag, script.len(), environment)).await.or_failed(lost)?;
-        let mut abandoned = Abandoned { handle: Some(Arc::clone(&handle)), tag };
-        channel.data_bytes(Bytes::copy_from_slice(script.as_bytes())).await.or_failed(lost)?;
-        channel.eof().await.or_failed(lost)?;
-        let mut end = None;
-        while let Some(message) = channel.wait().await {
-            match message {
-                ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } => output(&data),
-                ChannelMsg::ExitStatus { exit_status } => {
-                    end = Some(ScriptEnd::Exited(i32::try_from(exit_status).unwrap_or(i32::MAX)));
-                }
-                ChannelMsg::ExitSignal { .. } => end = Some(ScriptEnd::Signalled),
-                ChannelMsg::Failure => return Err(Error::failed("the machine refuses to run a script")),
-                _ => {}
+        let command = format!("exec env -i {variables} bash -c {} amibake {name} {}", quoted(RECEIVE), script.len());
+        let broken = || "the channel to the machine broke".to_owned();
+        let mut channel = self.channel().await?;
+        let stop = StopOnDrop { ssh: self.clone(), name: Some(name) };
+        channel.exec(true, command).await.or_host(broken)?;
+        channel.data_bytes(script.as_bytes().to_vec()).await.or_host(broken)?;
+        channel.eof().await.or_host(broken)?;
+        let end = follow(&mut channel, output).await;
+        if end.is_some() {
+            stop.disarm();
+        }
+        end.ok_or_else(|| Error::host(broken()).with_source("it closed before the script had ended"))
+    }
+
+    /// Runs `script` to its end and returns its output.
+    ///
+    /// # Errors
+    /// When the channel breaks or the script fails, with what it printed.
+    pub(super) async fn output(self: &Arc<Self>, script: &str) -> Result<String> {
+        let mut printed = Vec::new();
+        let end = self.run(script, &[], &mut |bytes| printed.extend_from_slice(bytes)).await?;
+        let printed = String::from_utf8_lossy(&printed).trim().to_owned();
+        match end {
+            ScriptEnd::Exited(0) => Ok(printed),
+            end => {
+                Err(Error::failed(format!("a script of amibake failed on the machine ({end:?})")).with_detail(printed))
             }
         }
-        abandoned.handle = None;
-        end.ok_or_else(|| Error::failed("the connection to the machine broke while a script ran"))
+    }
+
+    /// Waits until every script that was given up on has ended.
+    pub(super) async fn stopped(&self) {
+        loop {
+            let next = self.stopping.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match next {
+                Some(task) => drop(task.await),
+                None => return,
+            }
+        }
+    }
+
+    async fn stop(self: Arc<Self>, name: String) {
+        let stop = async {
+            let mut channel = self.channel().await?;
+            let command = format!("exec bash -c {} amibake {name}", quoted(STOP));
+            channel.exec(true, command).await.or_host(String::new)?;
+            follow(&mut channel, &mut |_| {}).await;
+            Ok::<_, Error>(())
+        };
+        // When it cannot be reached any more, the machine's own end is the script's.
+        drop(tokio::time::timeout(GIVE_UP, stop).await);
     }
 }
 
-/// Why there is no connection.
-enum Refusal {
-    NotYet(String),
-    Never(Error),
+/// Hands on what a command prints and returns how it ended; none if the channel closed before.
+async fn follow(channel: &mut Channel<Msg>, output: &mut (dyn for<'b> FnMut(&'b [u8]) + Send)) -> Option<ScriptEnd> {
+    let (mut end, mut all_out) = (None, false);
+    while end.is_none() || !all_out {
+        let message = match end {
+            None => channel.wait().await,
+            // The status may come before the last of the output, so the output's end is waited for too.
+            Some(_) => tokio::time::timeout(LINGER, channel.wait()).await.unwrap_or_default(),
+        };
+        match message {
+            Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => output(&data),
+            Some(ChannelMsg::ExitStatus { exit_status }) => end = Some(ScriptEnd::Exited(exit_status as i32)),
+            Some(ChannelMsg::ExitSignal { .. }) => end = Some(ScriptEnd::Signalled),
+            Some(ChannelMsg::Eof) => all_out = true,
+            Some(ChannelMsg::Close) | None => break,
+            Some(_) => {}
+        }
+    }
+    // Something that was left running may hold the channel open on the other side.
+    drop(channel.close().await);
+    end
 }
 
-/// Ends the script's processes in the guest when the future that ran it is dropped.
-struct Abandoned {
-    handle: Option<Arc<Handle<HostKey>>>,
-    tag: String,
+/// Ends a script whose future is dropped.
+struct StopOnDrop {
+    ssh: Arc<Ssh>,
+    name: Option<String>,
 }
 
-impl Drop for Abandoned {
+impl StopOnDrop {
+    fn disarm(mut self) {
+        self.name = None;
+    }
+}
+
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        let (Some(handle), Ok(runtime)) = (self.handle.take(), tokio::runtime::Handle::try_current()) else { return };
-        let command = format!("kill -KILL -- -\"$(cat /run/amibake-{}.pid)\"", self.tag);
-        runtime.spawn(async move {
-            let kill = async {
-                let mut channel = handle.channel_open_session().await.ok()?;
-                channel.exec(true, command).await.ok()?;
-                while channel.wait().await.is_some() {}
-                Some(())
-            };
-            // The machine may be gone already, which serves as well.
-            let _ = tokio::time::timeout(Duration::from_secs(10), kill).await;
-        });
+        let (Some(name), Ok(runtime)) = (self.name.take(), tokio::runtime::Handle::try_current()) else { return };
+        let task = runtime.spawn(self.ssh.clone().stop(name));
+        self.ssh.stopping.lock().unwrap_or_else(PoisonError::into_inner).push(task);
     }
 }
 
-fn rand_tag() -> Result<u32> {
-    let mut bytes = [0; 4];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .or_host(|| "cannot read random bytes".to_owned())?;
-    Ok(u32::from_ne_bytes(bytes))
+/// The algorithms, quickest for an emulated processor first.
+fn preferred() -> russh::Preferred {
+    use russh::{cipher, kex};
+    russh::Preferred {
+        kex: vec![kex::CURVE25519, kex::CURVE25519_PRE_RFC_8731, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT].into(),
+        cipher: vec![cipher::CHACHA20_POLY1305, cipher::AES_256_GCM].into(),
+        ..russh::Preferred::DEFAULT
+    }
 }
 
-/// Takes the script from stdin into a file that only root reads, and runs that: a script which reads its own stdin must
-/// not eat itself. A session of its own, so that all of it can be ended by its number.
-fn remote_command(tag: &str, length: usize, environment: &[(&str, String)]) -> String {
-    let exports: String =
-        environment.iter().map(|(name, value)| format!("{name}='{}' ", value.replace('\'', r"'\''"))).collect();
-    format!(
-        "f=/run/amibake-{tag}; umask 077; head -c {length} >$f.sh || exit 125; \
-         {exports}setsid --wait sh -c 'echo $$ >'$f'.pid; exec bash '$f'.sh' </dev/null 2>&1; \
-         s=$?; rm -f $f.sh $f.pid; exit $s"
-    )
+/// One word of a POSIX shell, whatever is in it.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The command with which a person reaches the guest.
-pub(super) fn reach_command(port: u16, key_file: &Path) -> String {
-    format!(
-        "ssh -i {} -p {port} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1",
-        key_file.display()
-    )
+/// The client's side of a connection.
+struct Guest {
+    pinned: Arc<OnceLock<PublicKey>>,
+}
+
+impl Handler for Guest {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        // No certificate is asked for, so none is expected.
+        let PublicKeyOrCertificate::PublicKey { key, .. } = key else { return Ok(false) };
+        Ok(self.pinned.get_or_init(|| key.clone()).key_data() == key.key_data())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_word_stays_a_word() {
+        for text in ["", "plain", "it's", "a b", "$(x)`y`\n\"\\"] {
+            let output = Command::new("sh").args(["-c", &format!("printf %s {}", quoted(text))]).output().unwrap();
+            assert_eq!(output.stdout, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_private_key_is_its_owners_alone_and_openssh_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let key = Key::generate().unwrap();
+        key.write(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let public = Command::new("ssh-keygen").arg("-y").arg("-f").arg(&path).stdin(Stdio::null()).output();
+        let Ok(public) = public else {
+            eprintln!("skipped: no ssh-keygen on this machine");
+            return;
+        };
+        let shown = String::from_utf8(public.stdout).unwrap();
+        assert!(key.public.starts_with(shown.trim()), "{shown}{}", String::from_utf8_lossy(&public.stderr));
+        assert_ne!(Key::generate().unwrap().public, key.public);
+        key.write(&path).unwrap_err();
+    }
+
+    #[test]
+    fn the_guests_scripts_pass_shellcheck() {
+        let command = Key::generate().unwrap().authorized();
+        let forced = command.strip_prefix("command=\"").unwrap().split("\" ssh-").next().unwrap().replace("\\\"", "\"");
+        for script in [RECEIVE, STOP, &forced] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("script");
+            std::fs::write(&path, script).unwrap();
+            let Ok(output) = Command::new("shellcheck").arg("--shell=bash").arg(&path).output() else {
+                eprintln!("skipped: no shellcheck on this machine");
+                return;
+            };
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
 }
