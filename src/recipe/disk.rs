@@ -67,7 +67,9 @@ fn assets_exist(assets: &Path, root: &Node, faults: &mut Vec<Fault>) {
         }
         let path = assets.join(name);
         let message = match path.canonicalize() {
-            Ok(real) if !real.starts_with(&home) => format!("asset `{}` is a link out of the assets folder", shown(name)),
+            Ok(real) if !real.starts_with(&home) => {
+                format!("asset `{}` is a link out of the assets folder", shown(name))
+            }
             Ok(real) if real.is_file() => continue,
             Ok(_) => format!("asset `{}` is not a file", shown(name)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -75,7 +77,8 @@ fn assets_exist(assets: &Path, root: &Node, faults: &mut Vec<Fault>) {
             }
             Err(error) => format!("asset `{}` cannot be read: {error}", shown(name)),
         };
-        let siblings = siblings(assets, name);
+        // Only a name that is not there can be a misspelling of one that is.
+        let siblings = if path.exists() { Vec::new() } else { siblings(assets, name) };
         faults.push(Fault::new(node.span, message).did_you_mean(nearest(name, siblings.iter().map(String::as_str))));
     }
 }

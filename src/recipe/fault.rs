@@ -18,15 +18,16 @@ pub(super) struct Fault {
     message: String,
     /// Beside the caret.
     label: String,
-    /// Below the excerpt.
-    notes: Vec<String>,
+    /// Below the excerpt, as is `help`.
+    expected: Option<String>,
+    help: Option<String>,
     /// Something is not there. Means nothing where a part of the file could not be read.
     pub(super) missing: bool,
 }
 
 impl Fault {
     pub(super) fn new(span: Span, message: impl Into<String>) -> Self {
-        Self { span, message: message.into(), label: String::new(), notes: Vec::new(), missing: false }
+        Self { span, message: message.into(), label: String::new(), expected: None, help: None, missing: false }
     }
 
     /// Something at `span` lacks what it needs.
@@ -47,20 +48,20 @@ impl Fault {
 
     /// A line below the excerpt: `expected: …`.
     pub(super) fn expected(mut self, expected: impl fmt::Display) -> Self {
-        self.notes.push(format!("expected: {expected}"));
+        self.expected = Some(expected.to_string());
         self
     }
 
     /// A line below the excerpt: `help: …`.
     pub(super) fn help(mut self, help: Option<impl fmt::Display>) -> Self {
-        self.notes.extend(help.map(|help| format!("help: {help}")));
+        self.help = help.map(|help| help.to_string());
         self
     }
 
     /// `did you mean …` beside the caret.
     pub(super) fn did_you_mean(mut self, guess: Option<&str>) -> Self {
         if let Some(guess) = guess {
-            self.label = format!("did you mean `{guess}`?");
+            self.label = format!("did you mean `{}`?", shown(guess));
         }
         self
     }
@@ -70,8 +71,10 @@ impl Fault {
         let excerpt = sources.excerpt(self.span, &self.label);
         let gutter = excerpt.find('|').unwrap_or(0);
         text.push_str(&excerpt);
-        for note in &self.notes {
-            let _ = writeln!(text, "{}= {note}", " ".repeat(gutter));
+        for (word, note) in [("expected", &self.expected), ("help", &self.help)] {
+            if let Some(note) = note {
+                let _ = writeln!(text, "{}= {word}: {note}", " ".repeat(gutter));
+            }
         }
         text
     }
@@ -94,13 +97,12 @@ impl Faults {
         faults.sort_by(|a, b| (a.span, &a.message).cmp(&(b.span, &b.message)));
         faults.dedup_by(|a, b| a.span == b.span && a.message == b.message);
         let blocks = faults.iter().take(MOST_SHOWN).map(|fault| fault.render(sources)).collect();
-        Self { what: shown(sources.name), blocks, count: faults.len() }
+        Self { what: sources.name.to_owned(), blocks, count: faults.len() }
     }
 
     /// Faults of a file that has no lines to show: a folder, no UTF-8.
     pub(super) fn whole_file(name: &str, message: &str) -> Self {
-        let what = shown(name);
-        Self { blocks: vec![format!("{what}: {message}\n")], what, count: 1 }
+        Self { blocks: vec![format!("{name}: {message}\n")], what: name.to_owned(), count: 1 }
     }
 
     /// How many there are.

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use regex::Regex;
@@ -23,6 +24,8 @@ pub(super) struct Format {
     pattern: &'static str,
     /// What a pattern cannot say, and hints for usual slips. Runs first; its word is final when it says no.
     further: fn(&str) -> Result<(), Invalid>,
+    /// `pattern`, once it was needed.
+    compiled: OnceLock<Option<Regex>>,
 }
 
 impl Format {
@@ -34,10 +37,19 @@ impl Format {
     /// Whether `text` is one.
     pub(super) fn check(&self, text: &str) -> Result<(), Invalid> {
         (self.further)(text)?;
-        match Regex::new(self.pattern) {
-            Ok(pattern) if pattern.is_match(text) => Ok(()),
+        match self.compiled.get_or_init(|| Regex::new(self.pattern).ok()) {
+            Some(pattern) if pattern.is_match(text) => Ok(()),
             _ if text.is_empty() => Err(Invalid::new("an empty string")),
-            _ => Err(Invalid::new(format!("`{}` is not {}", shown(text), self.expected))),
+            _ => Err(Invalid::new(format!("`{}` is not {}", shown(text), self.noun()))),
+        }
+    }
+
+    /// What was expected, short: up to the first example or condition.
+    fn noun(&self) -> &'static str {
+        let ends = [",", ":", " such as", " with", " `"].iter().filter_map(|end| self.expected.find(end));
+        match ends.min() {
+            Some(end) if end > 0 => &self.expected[..end],
+            _ => self.expected,
         }
     }
 }
@@ -59,8 +71,8 @@ macro_rules! formats {
             }
         )*
 
-        static FORMATS: &[Format] = &[$(
-            Format { name: stringify!($name), expected: $expected, pattern: $pattern, further: $further },
+        static FORMATS: [Format; [$(stringify!($name)),*].len()] = [$(
+            Format { name: stringify!($name), expected: $expected, pattern: $pattern, further: $further, compiled: OnceLock::new() },
         )*];
     };
 }
@@ -233,7 +245,10 @@ fn asset_name(text: &str) -> Result<(), Invalid> {
             .help_with("assets are named from the assets folder on"));
     }
     if text.split('/').any(|part| matches!(part, "." | "..")) {
-        return Err(Invalid::new(format!("`{}` leaves the assets folder or does not name a file plainly", shown(text))));
+        return Err(Invalid::new(format!(
+            "`{}` leaves the assets folder or does not name a file plainly",
+            shown(text)
+        )));
     }
     Ok(())
 }
@@ -376,7 +391,9 @@ fn tag_key(text: &str) -> Result<(), Invalid> {
     let lower = text.to_ascii_lowercase();
     match ["aws:", "amibake:"].into_iter().find(|prefix| lower.starts_with(prefix)) {
         Some("aws:") => Err(Invalid::new("tags that start with `aws:` are AWS's own")),
-        Some(_) => Err(Invalid::new("tags that start with `amibake:` are amibake's own: `list` and `gc` work from them")),
+        Some(_) => {
+            Err(Invalid::new("tags that start with `amibake:` are amibake's own: `list` and `gc` work from them"))
+        }
         None => Ok(()),
     }
 }
@@ -388,14 +405,18 @@ mod tests {
 
     #[test]
     fn every_pattern_compiles() {
-        for format in FORMATS {
+        for format in &FORMATS {
             assert!(Regex::new(format.pattern).is_ok(), "{}", format.name);
         }
     }
 
     /// Rows of format, texts that are one, texts that are not.
     const SAMPLES: &[(&str, &[&str], &[&str])] = &[
-        ("RecipeName", &["builder", "a", "al2023-arm"], &["", "-a", "a-", "A", "a_b", "a b", "ü", &"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]),
+        (
+            "RecipeName",
+            &["builder", "a", "al2023-arm"],
+            &["", "-a", "a-", "A", "a_b", "a b", "ü", &"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"],
+        ),
         ("VolumeName", &["cache", "elevenchars"], &["twelve-chars", "-", "Cache"]),
         ("Title", &["x", "docker, from the distribution"], &["", " x", "x ", "a\nb", "a\u{1b}[31m"]),
         ("AbsolutePath", &["/a", "/etc/a b", "/ü"], &["", "/", "a", "/a/", "//a", "/a/../b", "/a/./b", "/a\nb"]),
@@ -405,19 +426,47 @@ mod tests {
         ("Owner", &["root:root", "2000:2000", "buildkite-agent:docker"], &["root", ":", "root:", "a b:c", "Root:root"]),
         ("UnitName", &["a.service", "a@b.timer"], &["a", "a.conf", "/etc/a.service", "a/b.service", ".service", ""]),
         ("AssetName", &["a", "a/b.sh", "..a"], &["", "/a", "../a", "a/../b", "a//b", "a/", "./a", "a\\b"]),
-        ("PackageName", &["git", "docker.io", "g++", "libc6:amd64", "git=1:2.39.5-0"], &["-y", "git curl", "git;id", "$(id)", "", "git-", "a/b"]),
-        ("MemberName", &["bin/buildctl", "bin/buildkit-qemu-aarch64"], &["buildctl", "bin/", "bin/../x", "/bin/x", "./bin/x", "", "lib/x"]),
-        ("Script", &["true", "#!/bin/bash\ntrue", "# why\ntrue"], &["", "  \n", "# only talk", "a\0b", "a\r\nb", "#!/usr/bin/python3\nx"]),
-        ("ImageLocation", &["a.qcow2", "/x/a b", "https://example.com/a.qcow2"], &["", "s3://a/b", "https://u:p@example.com/x", "https://", "a\nb"]),
-        ("AmiId", &["ami-0123456789abcdef0", "ami-01234567"], &["ami-", "ami-0123456789ABCDEF0", "i-01234567", "ami-012345678"]),
+        (
+            "PackageName",
+            &["git", "docker.io", "g++", "libc6:amd64", "git=1:2.39.5-0"],
+            &["-y", "git curl", "git;id", "$(id)", "", "git-", "a/b"],
+        ),
+        (
+            "MemberName",
+            &["bin/buildctl", "bin/buildkit-qemu-aarch64"],
+            &["buildctl", "bin/", "bin/../x", "/bin/x", "./bin/x", "", "lib/x"],
+        ),
+        (
+            "Script",
+            &["true", "#!/bin/bash\ntrue", "# why\ntrue"],
+            &["", "  \n", "# only talk", "a\0b", "a\r\nb", "#!/usr/bin/python3\nx"],
+        ),
+        (
+            "ImageLocation",
+            &["a.qcow2", "/x/a b", "https://example.com/a.qcow2"],
+            &["", "s3://a/b", "https://u:p@example.com/x", "https://", "a\nb"],
+        ),
+        (
+            "AmiId",
+            &["ami-0123456789abcdef0", "ami-01234567"],
+            &["ami-", "ami-0123456789ABCDEF0", "i-01234567", "ami-012345678"],
+        ),
         ("ParameterName", &["/aws/service/x-y_z.1"], &["", "aws", "/a//b", "/a/", "/a b"]),
         ("AmiOwner", &["123456789012", "self", "amazon"], &["", "12345", "me"]),
         ("NamePattern", &["al2023-ami-*"], &["*", "**", "", "a$b"]),
         ("StackVersion", &["latest", "v6.40.0", "v7.0.0-beta.1"], &["6.40.0", "v6", "newest", ""]),
         ("Address", &["0.0.0.0", "::1"], &["", "localhost", "0.0.0.0:1", "tcp://0.0.0.0", "1.2.3"]),
-        ("RegistryHost", &["docker.io", "localhost:5000", "[::1]:5000"], &["https://docker.io", "a/b", "a:0", "a:99999", "", "-a"]),
+        (
+            "RegistryHost",
+            &["docker.io", "localhost:5000", "[::1]:5000"],
+            &["https://docker.io", "a/b", "a:0", "a:99999", "", "-a"],
+        ),
         ("Mirror", &["mirror.example.com/hub", "m:5000"], &["http://m", "m/", "m/../x y", ""]),
-        ("Flag", &["--debug", "--log-format=json"], &["debug", "-d", "--addr=x", "--root", "--a b", "--x=$HOME", "--x=%h", "--", "--x='a'"]),
+        (
+            "Flag",
+            &["--debug", "--log-format=json"],
+            &["debug", "-d", "--addr=x", "--root", "--a b", "--x=$HOME", "--x=%h", "--", "--x='a'"],
+        ),
         ("TagKey", &["team", "cost centre"], &["aws:x", "AWS:x", "amibake:run", "", "a\nb"]),
         ("TagValue", &["", "a", "ü"], &["a\nb"]),
         ("Digest", &[], &["", "sha256:", "sha256:zz", "md5:d41d8cd98f00b204e9800998ecf8427e"]),
@@ -453,7 +502,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_judged_without_panic_and_told_in_one_line(text in "(?s).{0,80}") {
-            for format in FORMATS {
+            for format in &FORMATS {
                 if let Err(invalid) = format.check(&text) {
                     prop_assert!(!invalid.to_string().contains(char::is_control), "{}: {invalid}", format.name);
                 }

@@ -120,7 +120,7 @@ fn told(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let short = here.as_deref().and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path);
     let short = short.strip_prefix(".").unwrap_or(short);
-    short.display().to_string()
+    short.display().to_string().chars().flat_map(quantity::printable).collect()
 }
 
 fn read_bounded(path: &Path, told: &str) -> Result<Vec<u8>> {

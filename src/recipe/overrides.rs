@@ -118,7 +118,12 @@ impl Set<'_> {
         }
     }
 
-    fn item<'n, 's>(&self, target: Target<'n, 's>, items: Shape<'s>, segment: &Segment) -> Result<Target<'n, 's>, Fault> {
+    fn item<'n, 's>(
+        &self,
+        target: Target<'n, 's>,
+        items: Shape<'s>,
+        segment: &Segment,
+    ) -> Result<Target<'n, 's>, Fault> {
         let list = target.node.items();
         let named = list.iter().position(|item| item.text_of("name") == Some(&segment.key));
         let Some(index) = named.or_else(|| segment.key.parse().ok().filter(|index| *index < list.len())) else {
@@ -127,6 +132,7 @@ impl Set<'_> {
             let expected = match (list.len(), names.as_slice()) {
                 (0, _) => "nothing: it is empty".to_owned(),
                 (count, []) => format!("a number from 0 to {}", count - 1),
+                (1, names) => format!("{}, or `0`", listed(names)),
                 (count, names) => format!("{}, or a number from 0 to {}", listed(names), count - 1),
             };
             return Err(fault.expected(expected).did_you_mean(nearest(&segment.key, names)));
@@ -138,7 +144,12 @@ impl Set<'_> {
         }
     }
 
-    fn key<'n, 's>(&self, target: Target<'n, 's>, object: Shape<'s>, segment: &Segment) -> Result<Target<'n, 's>, Fault> {
+    fn key<'n, 's>(
+        &self,
+        target: Target<'n, 's>,
+        object: Shape<'s>,
+        segment: &Segment,
+    ) -> Result<Target<'n, 's>, Fault> {
         let Target { node, shape, path } = target;
         let kind = node.text_of(TAG);
         let kinds = shape.alternatives();

@@ -2,6 +2,7 @@
 //!
 //! Owns the two grammars. Bounds that belong to one key (a timeout's upper limit) are that key's business.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// Why a text is not what was wanted: a lower-case fragment, and what to write instead where that is known.
@@ -102,10 +103,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, Invalid> {
             return Err(bad());
         }
         let number = digits.parse::<u64>().map_err(|_| too_long())?;
-        seconds = number
-            .checked_mul(units[position].1)
-            .and_then(|more| seconds.checked_add(more))
-            .ok_or_else(too_long)?;
+        seconds =
+            number.checked_mul(units[position].1).and_then(|more| seconds.checked_add(more)).ok_or_else(too_long)?;
         units = &units[position + 1..];
         rest = &tail[letter.len_utf8()..];
     }
@@ -115,19 +114,29 @@ pub fn parse_duration(text: &str) -> Result<Duration, Invalid> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// `text` as a message may quote it: one line, printable, at most 60 characters.
+/// `text` as a message may quote it: one line, printable, without secrets, at most 60 characters.
 pub(super) fn shown(text: &str) -> String {
     const MOST: usize = 60;
-    let mut words: String = text.chars().take(MOST).flat_map(printable).collect();
+    let secret = secret_in(text);
+    let masked = text.char_indices().map(|(at, c)| if secret.contains(&at) { '*' } else { c });
+    let mut words: String = masked.take(MOST).flat_map(printable).collect();
     if text.chars().nth(MOST).is_some() {
         words.push('…');
     }
     words
 }
 
+/// The bytes of `text` that hold a URL's user and password; empty when it has none.
+pub(super) fn secret_in(text: &str) -> Range<usize> {
+    let Some(start) = text.find("://").map(|at| at + 3) else { return 0..0 };
+    let authority = text[start..].split(['/', '"', '\'', '?', '#', ' ']).next().unwrap_or_default();
+    authority.rfind('@').map_or(0..0, |at| start..start + at)
+}
+
 /// `c` itself, or its escape where printing it would move the cursor, colour the terminal or reorder the line.
 pub(super) fn printable(c: char) -> impl Iterator<Item = char> {
-    let plain = !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let plain = !c.is_control()
+        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     let escape = (!plain).then(|| c.escape_default());
     plain.then_some(c).into_iter().chain(escape.into_iter().flatten())
 }
@@ -149,7 +158,9 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for bad in ["", "GiB", "0", "0GiB", "-1", "2GB", "2G", "2gib", "2 GiB", "1.5GiB", "99999999TiB", "٣GiB", "2GiB "] {
+        for bad in
+            ["", "GiB", "0", "0GiB", "-1", "2GB", "2G", "2gib", "2 GiB", "1.5GiB", "99999999TiB", "٣GiB", "2GiB "]
+        {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         let help = |text| parse_size(text).unwrap_err().help().map(str::to_owned);

@@ -66,8 +66,13 @@ impl Rules<'_> {
                 }
                 [first, rest @ ..] => {
                     for entry in rest {
-                        let fault = Fault::new(entry.key_span, format!("`base.aws` names a second AMI with `{}`", entry.key));
-                        self.push(fault.expected(format!("one of {}; `{}` is given already", listed(&WAYS), first.key)));
+                        let fault =
+                            Fault::new(entry.key_span, format!("`base.aws` names a second AMI with `{}`", entry.key));
+                        self.push(fault.expected(format!(
+                            "one of {}; `{}` is given already",
+                            listed(&WAYS),
+                            first.key
+                        )));
                     }
                 }
                 [] => {}
@@ -148,7 +153,7 @@ impl Rules<'_> {
 
     fn volume_size(&mut self, volume: &Node, xfs: bool) {
         let hdd = matches!(volume.text_of("type"), Some("st1" | "sc1"));
-        let span = volume.get("size").map_or(volume.span, |size| size.span);
+        let span = blamed(&["size", "type", "filesystem"].map(|key| volume.get(key)), volume.span);
         let default = default_volume_size();
         let text = volume.get("size").map_or(Some(default.as_str()), Node::text);
         let Some(bytes) = text.and_then(|text| parse_size(text).ok()) else { return };
@@ -171,12 +176,17 @@ impl Rules<'_> {
         }
         let default = Buildkitd::default().root;
         let Some(root) = daemon.get("root").map_or(Some(default.as_str()), Node::text) else { return };
-        let inside = |mount: &&str| root.strip_prefix(*mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let inside =
+            |mount: &&str| root.strip_prefix(*mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if !mounts.iter().any(|mount| inside(&mount)) {
-            let span = daemon.get("root").map_or(daemon.span, |root| root.span);
+            let set = volumes.iter().filter_map(|volume| volume.get("mount")).find(|mount| mount.span.is_override());
+            let span = blamed(&[daemon.get("root"), set], daemon.span);
             self.push(
-                Fault::new(span, format!("the cache (`buildkitd.root`, {}) is on no volume of the recipe", shown(root)))
-                    .expected(format!("a folder at or below {}", listed(&mounts))),
+                Fault::new(
+                    span,
+                    format!("the cache (`buildkitd.root`, {}) is on no volume of the recipe", shown(root)),
+                )
+                .expected(format!("a folder at or below {}", listed(&mounts))),
             );
         }
     }
@@ -192,12 +202,15 @@ impl Rules<'_> {
         let reserved = percent("reserved_percent", defaults.reserved_percent);
         let most = percent("max_used_percent", defaults.max_used_percent);
         let free = percent("min_free_percent", defaults.min_free_percent);
-        let span = |keys: [&str; 2]| keys.iter().find_map(|key| gc.get(key)).map_or(gc.span, |node| node.span);
+        let span = |keys: [&str; 2]| blamed(&keys.map(|key| gc.get(key)), gc.span);
         if let (Some(reserved), Some(most)) = (reserved, most)
             && reserved > most
         {
             let at = span(["reserved_percent", "max_used_percent"]);
-            self.push(Fault::new(at, format!("`reserved_percent` ({reserved}) is more than `max_used_percent` ({most})")));
+            self.push(Fault::new(
+                at,
+                format!("`reserved_percent` ({reserved}) is more than `max_used_percent` ({most})"),
+            ));
         }
         if let (Some(most), Some(free)) = (most, free)
             && most + free > 100
@@ -252,14 +265,20 @@ impl Rules<'_> {
             let Some(peer) = check.get("peer") else { continue };
             if peer.text().is_some() && peer.text() == self.root.text_of("name") {
                 self.push(
-                    Fault::new(peer.span, "a check whose peer is the recipe itself")
-                        .expected("the name of another recipe"),
+                    Fault::new(
+                        blamed(&[Some(peer), self.root.get("name")], peer.span),
+                        "a check whose peer is the recipe itself",
+                    )
+                    .expected("the name of another recipe"),
                 );
             }
             if let Some(when) = check.get("when").filter(|when| when.text() == Some("bake")) {
                 self.push(
-                    Fault::new(when.span, "a check with a peer cannot run at the end of the bake: there is no peer yet")
-                        .expected("`boot`, or no `when`"),
+                    Fault::new(
+                        when.span,
+                        "a check with a peer cannot run at the end of the bake: there is no peer yet",
+                    )
+                    .expected("`boot`, or no `when`"),
                 );
             }
         }
@@ -283,16 +302,23 @@ impl Rules<'_> {
             let Some(value) = node.get(key) else { continue };
             let Some(text) = value.text() else { continue };
             if let Some(first) = seen.get(text) {
-                let label = match first.is_override() {
-                    false => format!("first in line {}", self.sources.line(first.start)),
+                let (taken, other) = if first.is_override() { (*first, value.span) } else { (value.span, *first) };
+                let label = match other.is_override() {
+                    false => format!("it is in line {} already", self.sources.line(other.start)),
                     true => String::new(),
                 };
-                self.faults.push(Fault::new(value.span, format!("{what} `{}` is taken", shown(text))).label(label));
+                self.faults.push(Fault::new(taken, format!("{what} `{}` is taken", shown(text))).label(label));
             } else {
                 seen.insert(text, value.span);
             }
         }
     }
+}
+
+/// Which of the values that disagree is told: one that `--set` gave, else the first there is.
+fn blamed(values: &[Option<&Node>], otherwise: Span) -> Span {
+    let spans = || values.iter().flatten().map(|node| node.span);
+    spans().find(|span| span.is_override()).or_else(|| spans().next()).unwrap_or(otherwise)
 }
 
 fn size_at<'n>(node: &'n Node, key: &str) -> Option<(&'n Node, u64)> {

@@ -12,15 +12,24 @@ use super::tree::Value;
 use super::types::Recipe;
 
 /// The JSON Schema of a recipe file (draft 2020-12), the same bytes for the same types.
+///
+/// Committed as `recipes/schema.json`. A recipe beside it points editors there (Taplo, Even Better TOML) with its
+/// first line: `#:schema ./schema.json`.
 #[must_use]
 pub fn schema() -> Json {
     let mut generator = SchemaSettings::draft2020_12().with_transform(ForToml).into_generator();
     // Only named by `propertyNames`, where schemars does not look.
     let _ = generator.subschema_for::<format::TagKey>();
     let _ = generator.subschema_for::<format::RegistryHost>();
-    let mut schema = generator.into_root_schema_for::<Recipe>();
-    schema.remove("title");
-    schema.to_value()
+    let mut all = generator.into_root_schema_for::<Recipe>().to_value();
+    let mut ordered = Map::new();
+    // What the file is comes first, for who opens it; a title would only repeat the name of a Rust type.
+    for key in ["$schema", "description", "type", "required", "additionalProperties", "properties", "$defs"] {
+        if let Some(value) = all.get_mut(key) {
+            ordered.insert(key.to_owned(), value.take());
+        }
+    }
+    Json::Object(ordered)
 }
 
 /// Takes out what TOML does not know (null) and what no validator does (Rust's integer formats).
@@ -33,6 +42,10 @@ impl Transform for ForToml {
             without_null(fields);
             if fields.get("format").and_then(Json::as_str).is_some_and(|format| format.starts_with("uint")) {
                 fields.remove("format");
+            }
+            // Doc comments are wrapped for the source; editors wrap for themselves.
+            if let Some(Json::String(description)) = fields.get_mut("description") {
+                *description = description.replace('\n', " ");
             }
         }
         transform_subschemas(self, schema);
@@ -153,7 +166,9 @@ impl<'s> Shape<'s> {
     /// What the value of `key` must be: of a known key, or of any key where keys are free.
     pub(super) fn property(self, key: &str) -> Option<Self> {
         let known = self.here.get("properties").and_then(|properties| properties.get(key));
-        known.or_else(|| self.here.get("additionalProperties").filter(|free| free.is_object())).map(|found| self.at(found))
+        known
+            .or_else(|| self.here.get("additionalProperties").filter(|free| free.is_object()))
+            .map(|found| self.at(found))
     }
 
     /// What a free key must look like.

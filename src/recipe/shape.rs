@@ -80,7 +80,8 @@ impl<'s> Walk<'s, '_> {
         } else if let Some(format) = one.format()
             && let Err(invalid) = format.check(text)
         {
-            self.faults.push(Fault::invalid(span, &invalid).label(format!("value of `{path}`")).expected(format.expected));
+            self.faults
+                .push(Fault::invalid(span, &invalid).label(format!("value of `{path}`")).expected(format.expected));
         }
     }
 
@@ -89,7 +90,11 @@ impl<'s> Walk<'s, '_> {
         if below || one.limit("maximum").is_some_and(|most| number > most) {
             let raw = shown(self.sources.slice(span));
             let found = if raw.is_empty() { number.to_string() } else { raw };
-            self.faults.push(Fault::new(span, format!("`{path}` is out of range")).label(format!("found {found}")).expected(one.expected()));
+            self.faults.push(
+                Fault::new(span, format!("`{path}` is out of range"))
+                    .label(format!("found {found}"))
+                    .expected(one.expected()),
+            );
         }
     }
 
@@ -134,7 +139,7 @@ impl<'s> Walk<'s, '_> {
         };
         let found = branches.into_iter().find(|branch| branch.tag() == Some(text));
         if found.is_none() {
-            let guess = synonym(text).or_else(|| nearest(text, tags.iter().copied()));
+            let guess = nearest(text, tags.iter().copied());
             let fault = Fault::new(tag.node.span, format!("unknown value `{}` of `{path}.{TAG}`", shown(text)));
             self.faults.push(fault.expected(listed(&tags)).did_you_mean(guess));
         }
@@ -181,7 +186,8 @@ impl<'s> Walk<'s, '_> {
     fn where_known(&self, key: &str, path: &str, one: Shape<'s>) -> Option<String> {
         let kinds = self.top.property("step").and_then(Shape::items).map(Shape::alternatives).unwrap_or_default();
         if one.tag().is_some() {
-            let owners: Vec<_> = kinds.iter().filter(|kind| kind.property(key).is_some()).filter_map(|kind| kind.tag()).collect();
+            let owners: Vec<_> =
+                kinds.iter().filter(|kind| kind.property(key).is_some()).filter_map(|kind| kind.tag()).collect();
             if !owners.is_empty() {
                 return Some(format!("`{key}` belongs to steps of kind {}", listed(&owners)));
             }
@@ -194,17 +200,6 @@ impl<'s> Walk<'s, '_> {
             *table != path && inside.is_some_and(|inside| inside.keys().contains(&key))
         })?;
         Some(format!("`{key}` is a key of `[{owner}]`"))
-    }
-}
-
-/// Words of other tools for a kind of step.
-fn synonym(kind: &str) -> Option<&'static str> {
-    match kind {
-        "shell" | "script" | "bash" | "command" | "exec" => Some("run"),
-        "apt" | "dnf" | "yum" | "package" | "install" => Some("packages"),
-        "copy" | "write" | "template" => Some("file"),
-        "service" | "systemd" => Some("unit"),
-        _ => None,
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Owns positions and excerpts. A span may lie in the file or in one `--set`; both are shown alike.
 
+use std::ops::Range;
+
 use unicode_width::UnicodeWidthChar as _;
 
-use super::quantity::{printable, shown};
+use super::quantity::{printable, secret_in, shown};
 
 /// The largest recipe that is read, in bytes. Recipes are a few KiB; this stops a disk image given by mistake.
 pub(super) const MOST_BYTES: usize = 1 << 20;
@@ -26,7 +28,7 @@ pub(super) struct Span {
 
 impl Span {
     /// A range of the file.
-    pub(super) fn file(range: std::ops::Range<usize>) -> Self {
+    pub(super) fn file(range: Range<usize>) -> Self {
         Self { source: 0, start: range.start, end: range.end }
     }
 
@@ -83,8 +85,9 @@ impl<'t> Sources<'t> {
             return format!("--set {}", shown(self.text_of(span)));
         }
         let line = line_around(self.text, span.start);
-        let column = self.text[line.start..self.text.floor_char_boundary(span.start).max(line.start)].chars().count() + 1;
-        format!("{}:{}:{column}", shown(self.name), self.line(span.start))
+        let column =
+            self.text[line.start..self.text.floor_char_boundary(span.start).max(line.start)].chars().count() + 1;
+        format!("{}:{}:{column}", self.name, self.line(span.start))
     }
 
     /// The line of `span` and its underlining with `label`, in the gutter the compiler uses.
@@ -97,9 +100,11 @@ impl<'t> Sources<'t> {
             0 => (self.line(span.start).to_string(), ""),
             _ => (String::new(), "--set "),
         };
-        let before = columns(&text[range.start..start]);
-        let marked = columns(&text[start..end]);
-        let after = columns(&text[end..range.end]);
+        let secret = secret_in(&text[range.clone()]);
+        let secret = range.start + secret.start..range.start + secret.end;
+        let before = columns(text, range.start..start, &secret);
+        let marked = columns(text, start..end, &secret);
+        let after = columns(text, end..range.end, &secret);
         let (line, lead, carets) = cut(prefix, before, marked, after);
         let gutter = " ".repeat(number.len());
         let under = format!("{gutter} | {}{} {label}", " ".repeat(lead), "^".repeat(carets.max(1)));
@@ -108,7 +113,7 @@ impl<'t> Sources<'t> {
 }
 
 /// The line of `text` that holds byte `offset`, without its line end.
-fn line_around(text: &str, offset: usize) -> std::ops::Range<usize> {
+fn line_around(text: &str, offset: usize) -> Range<usize> {
     let offset = text.floor_char_boundary(offset);
     let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
     let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
@@ -116,9 +121,11 @@ fn line_around(text: &str, offset: usize) -> std::ops::Range<usize> {
     start..(end - usize::from(carriage))
 }
 
-/// `text` as printed, one entry a character with its width in columns: tabs as four spaces, control characters escaped.
-fn columns(text: &str) -> Vec<(String, usize)> {
-    let shown = |c: char| match c {
+/// A part of `text` as printed, one entry a character with its width in columns: tabs as four spaces, control
+/// characters escaped, secrets starred.
+fn columns(text: &str, part: Range<usize>, secret: &Range<usize>) -> Vec<(String, usize)> {
+    let shown = |(at, c): (usize, char)| match c {
+        _ if secret.contains(&(part.start + at)) => ("*".to_owned(), 1),
         '\t' => ("    ".to_owned(), 4),
         c => {
             let text: String = printable(c).collect();
@@ -126,7 +133,7 @@ fn columns(text: &str) -> Vec<(String, usize)> {
             (text, width)
         }
     };
-    text.chars().map(shown).collect()
+    text[part.clone()].char_indices().map(shown).collect()
 }
 
 fn width(columns: &[(String, usize)]) -> usize {
@@ -143,9 +150,14 @@ fn cut(
     let mut head = prefix.to_owned();
     if prefix.len() + width(&before) + width(&marked) + width(&after) > EXCERPT_WIDTH {
         if width(&before) > EXCERPT_LEAD {
-            while width(&before) > EXCERPT_LEAD {
-                before.remove(0);
-            }
+            let mut excess = width(&before) - EXCERPT_LEAD;
+            let over = |(_, width): &&(String, usize)| {
+                let drop = excess > 0;
+                excess = excess.saturating_sub(*width);
+                drop
+            };
+            let dropped = before.iter().take_while(over).count();
+            before.drain(..dropped);
             head.push('…');
         }
         let mut room = EXCERPT_WIDTH - EXCERPT_LEAD;
@@ -185,10 +197,7 @@ mod tests {
         let at = text.find("漢字").unwrap();
         let span = Span::file(at..at + "漢字".len());
         assert_eq!(sources(text).place(span), "r.toml:2:7");
-        assert_eq!(
-            sources(text).excerpt(span, "here"),
-            "  |\n2 |     b = \"漢字\" # é\n  |          ^^^^ here\n"
-        );
+        assert_eq!(sources(text).excerpt(span, "here"), "  |\n2 |     b = \"漢字\" # é\n  |          ^^^^ here\n");
     }
 
     #[test]

@@ -1,5 +1,34 @@
 //! "Did you mean": the one word of those that exist which a misspelt word most likely stands for.
 
+/// What other tools call it.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("x86-64", "amd64"),
+    ("aarch64", "arm64"),
+    ("shell", "run"),
+    ("script", "run"),
+    ("bash", "run"),
+    ("command", "run"),
+    ("command", "script"),
+    ("inline", "script"),
+    ("apt", "packages"),
+    ("dnf", "packages"),
+    ("yum", "packages"),
+    ("yum", "dnf"),
+    ("copy", "file"),
+    ("template", "file"),
+    ("service", "unit"),
+    ("systemd", "unit"),
+    ("ram", "memory"),
+    ("source", "asset"),
+    ("src", "asset"),
+    ("dest", "path"),
+    ("destination", "path"),
+    ("permissions", "mode"),
+    ("everything", "all"),
+    ("qemu", "local"),
+    ("ec2", "aws"),
+];
+
 /// The word of `words` nearest to `typed`, if one is near enough to be a slip of the finger and not another word.
 pub(super) fn nearest<'w>(typed: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     let plain = |word: &str| word.to_lowercase().replace(['_', ' ', '.'], "-");
@@ -8,10 +37,15 @@ pub(super) fn nearest<'w>(typed: &str, words: impl IntoIterator<Item = &'w str>)
     if typed.len() > 100 {
         return None;
     }
+    let words: Vec<_> = words.into_iter().collect();
+    let known = SYNONYMS.iter().find(|(other, meant)| *other == typed && words.contains(meant));
+    if let Some((_, meant)) = known {
+        return Some(meant);
+    }
     words
         .into_iter()
         .map(|word| (distance(&typed, &plain(word)), word))
-        .filter(|(distance, word)| *distance <= word.chars().count().max(typed.chars().count()).div_ceil(3))
+        .filter(|(distance, word)| *distance <= (word.chars().count().max(typed.chars().count()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)
 }
@@ -36,11 +70,14 @@ mod tests {
             ("max-parallelism", Some("max_parallelism")),
             ("volumes", Some("volume")),
             ("steps", Some("step")),
+            ("ram", None),
             ("colour", None),
             ("x", None),
         ] {
             assert_eq!(nearest(typed, keys), meant, "{typed}");
         }
+        assert_eq!(nearest("shell", ["packages", "run"]), Some("run"));
+        assert_eq!(nearest("x86_64", ["amd64", "arm64"]), Some("amd64"));
         assert_eq!(nearest(&"p".repeat(1 << 20), keys), None);
     }
 }

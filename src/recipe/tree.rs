@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, MOST_SHOWN};
+use super::quantity::shown;
 use super::source::{Sources, Span};
 
 /// A value and its place. A table's place is its header, or the key that implied it.
@@ -128,7 +129,11 @@ impl Node {
     }
 
     /// `parsed`, moved to where `place` says its bytes lie.
-    pub(super) fn from_toml(parsed: &Spanned<DeValue<'_>>, raw: &str, place: &impl Fn(std::ops::Range<usize>) -> Span) -> Self {
+    pub(super) fn from_toml(
+        parsed: &Spanned<DeValue<'_>>,
+        raw: &str,
+        place: &impl Fn(std::ops::Range<usize>) -> Span,
+    ) -> Self {
         let value = match parsed.get_ref() {
             DeValue::String(text) => {
                 let raw = raw.get(parsed.span()).unwrap_or_default();
@@ -238,20 +243,78 @@ fn told(sources: &Sources<'_>, root: &Node, message: &str, range: std::ops::Rang
     let span = Span::file(range);
     if message == "duplicate key" {
         let key = sources.slice(span);
-        let fault = Fault::new(span, format!("duplicate key `{}`", super::quantity::shown(key)));
-        return match earlier(root, key, span) {
+        let fault = Fault::new(span, format!("duplicate key `{}`", shown(key)));
+        return match earlier(root, key, span).or_else(|| same_header(sources, span)) {
             Some(first) => fault.label(format!("first given in line {}", sources.line(first))),
             None => fault,
         };
     }
-    let before = sources.text.get(sources.line_start(span.start)..span.start).unwrap_or_default();
+    if message.starts_with("invalid multi-line") {
+        return unclosed(sources, message, span);
+    }
+    let message = message.strip_suffix(", expected nothing").unwrap_or(message);
+    let line = sources.line_start(span.start);
+    let before = sources.text.get(line..span.start).unwrap_or_default();
     let rest = sources.text.get(span.start..).unwrap_or_default();
     let value = rest.lines().next().unwrap_or_default().split('#').next().unwrap_or_default().trim_end();
-    let fault = Fault::new(span, message.to_owned());
-    if before.trim_end().ends_with('=') && value.starts_with('0') && value.bytes().all(|byte| byte.is_ascii_digit()) {
+    let is_value = before.trim_end().ends_with('=');
+    if is_value && value.is_empty() {
+        return Fault::new(span, "a key without a value").expected("a value after `=`");
+    }
+    // `null` and `none` are taken for the beginnings of numbers.
+    let word = value.starts_with(|c: char| c.is_ascii_alphabetic() || c == '~');
+    if is_value && (word || message.starts_with("string values must be quoted")) {
+        let help = match value.to_lowercase().as_str() {
+            "true" | "yes" | "on" => "write `true`".to_owned(),
+            "false" | "no" | "off" => "write `false`".to_owned(),
+            "null" | "none" | "~" | "nil" => "TOML has no empty value: leave the key out".to_owned(),
+            _ => format!("strings are quoted: `\"{}\"`", shown(value)),
+        };
+        return Fault::new(span, format!("`{}` is not a value", shown(value))).help(Some(help));
+    }
+    let message = match message {
+        "invalid basic string, expected `\"`" => "a string without its closing `\"`",
+        "invalid literal string, expected `'`" => "a string without its closing `'`",
+        other => other,
+    };
+    let fault = Fault::new(span, message);
+    if is_value && value.starts_with('0') && value.bytes().all(|byte| byte.is_ascii_digit()) {
         return fault.help(Some(format!("a mode is a string: `\"{value}\"`")));
     }
-    fault
+    match before.trim().strip_suffix(':').filter(|key| message.starts_with("key with no value") && !key.contains(' ')) {
+        Some(key) => fault.help(Some(format!("TOML, not YAML: `{} = …`", shown(key)))),
+        None => fault,
+    }
+}
+
+/// A multi-line string without an end: the parser points to the end of the file, the reader looks for its start.
+fn unclosed(sources: &Sources<'_>, message: &str, span: Span) -> Fault {
+    let delimiter = if message.contains("literal") { "'''" } else { "\"\"\"" };
+    let end = sources.text.floor_char_boundary(span.start);
+    match sources.text[..end].rfind(delimiter) {
+        Some(start) if sources.text[end..].trim().is_empty() => {
+            Fault::new(Span::file(start..start + delimiter.len()), "a multi-line string without an end")
+                .expected(format!("`{delimiter}` where the text ends"))
+        }
+        _ => Fault::new(span, message),
+    }
+}
+
+/// Where the `[table]` that `span`'s key closes stood before.
+fn same_header(sources: &Sources<'_>, span: Span) -> Option<usize> {
+    let start = sources.line_start(span.start);
+    let header = sources.text.get(start..)?.lines().next()?.split_inclusive(']').next()?.trim();
+    if !header.starts_with('[') {
+        return None;
+    }
+    let mut at = 0;
+    for line in sources.text[..start].split_inclusive('\n') {
+        if line.trim_start().starts_with(header) {
+            return Some(at);
+        }
+        at += line.len();
+    }
+    None
 }
 
 /// Where `key` was given before `span` in the same table: only when that is beyond doubt.

@@ -55,6 +55,7 @@ pub(super) fn default_assets() -> String {
 /// A value for every architecture, or one for each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, deny_unknown_fields)]
+#[schemars(rename = "PerArch{T}")]
 pub enum PerArch<T> {
     /// The same everywhere.
     Same(T),
