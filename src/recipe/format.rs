@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use regex::Regex;
+use regex_lite::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::quantity::{Invalid, parse_duration, parse_size, shown};
@@ -20,7 +20,7 @@ pub(super) struct Format {
     pub(super) name: &'static str,
     /// What an editor and a fault say was expected.
     pub(super) expected: &'static str,
-    /// ECMA 262 regular expression in the subset that `regex` has too without its Unicode tables.
+    /// ECMA 262 regular expression in the subset that `regex-lite` has too.
     pattern: &'static str,
     /// What a pattern cannot say, and hints for usual slips. Runs first; its word is final when it says no.
     further: fn(&str) -> Result<(), Invalid>,
@@ -46,7 +46,7 @@ impl Format {
 
     /// What was expected, short: up to the first example or condition.
     fn noun(&self) -> &'static str {
-        let ends = [",", ":", " such as", " with", " `"].iter().filter_map(|end| self.expected.find(end));
+        let ends = [",", ":", " of ", " such as", " with", " `"].iter().filter_map(|end| self.expected.find(end));
         match ends.min() {
             Some(end) if end > 0 => &self.expected[..end],
             _ => self.expected,
@@ -100,11 +100,11 @@ formats! {
         "^[0-7]{4}$", mode;
     Owner: "an owner `user:group` such as `root:root`",
         "^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10}):([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10})$", owner;
-    UnitName: "the file name of a systemd unit such as `buildkitd.service`",
+    UnitName: "a systemd unit's file name such as `buildkitd.service`",
         "^[A-Za-z0-9:_.@-]{1,200}\\.(service|socket|target|mount|automount|timer|path|slice|swap)$", unit_name;
     AssetName: "a path inside the assets folder such as `buildkitd.service`, without `..`",
         "^[^/\\\\\\x00-\\x1f\\x7f]+(/[^/\\\\\\x00-\\x1f\\x7f]+)*$", asset_name;
-    AssetsFolder: "a path of a folder, relative to the recipe file",
+    AssetsFolder: "a folder's path, relative to the recipe file",
         "^[^\\x00-\\x1f\\x7f]+$", any;
     PackageName: "a package name such as `docker.io`",
         "^[A-Za-z0-9]([A-Za-z0-9+.:~_=-]*[A-Za-z0-9+.~_])?$", package_name;
@@ -116,9 +116,9 @@ formats! {
         "^(sha256:[0-9a-fA-F]{64}|sha512:[0-9a-fA-F]{128})$", digest;
     ImageLocation: "a path or an http(s) URL of a disk image",
         "^[^\\x00-\\x1f\\x7f]+$", image_location;
-    AmiId: "the id of an AMI: `ami-` and 8 or 17 lower-case hexadecimal digits",
+    AmiId: "an AMI id: `ami-` and 8 or 17 lower-case hexadecimal digits",
         "^ami-([0-9a-f]{8}|[0-9a-f]{17})$", any;
-    ParameterName: "the name of an SSM parameter such as `/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64`",
+    ParameterName: "an SSM parameter's name such as `/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64`",
         "^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", any;
     AmiOwner: "an account id of 12 digits, `amazon`, `aws-marketplace` or `self`",
         "^([0-9]{12}|amazon|aws-marketplace|self)$", any;
@@ -135,7 +135,7 @@ formats! {
         "^(\\[[0-9a-fA-F:]+\\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?$", registry_host;
     Mirror: "a mirror's host name, with a port or path if need be: `mirror.example.com/hub`",
         "^(\\[[0-9a-fA-F:]+\\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?(/[A-Za-z0-9._-]+)*$", registry_host;
-    Flag: "one flag of buildkitd such as `--debug` or `--trace=true`, without spaces, quotes, `%`, `$` or `\\`",
+    Flag: "a buildkitd flag such as `--debug` or `--trace=true`, without spaces, quotes, `%`, `$` or `\\`",
         "^--[a-z][a-z0-9.-]*(=[^\\x00-\\x20\\x7f\"'%$\\\\]*)?$", flag;
     TagKey: "a tag's name: letters, digits, spaces and `_.:/=+-@`, at most 128 characters",
         "^[A-Za-z0-9 _.:/=+@-]{1,128}$", tag_key;
@@ -415,7 +415,7 @@ mod tests {
         (
             "RecipeName",
             &["builder", "a", "al2023-arm"],
-            &["", "-a", "a-", "A", "a_b", "a b", "ü", &"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"],
+            &["", "-a", "a-", "A", "a_b", "a b", "ü", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"],
         ),
         ("VolumeName", &["cache", "elevenchars"], &["twelve-chars", "-", "Cache"]),
         ("Title", &["x", "docker, from the distribution"], &["", " x", "x ", "a\nb", "a\u{1b}[31m"]),

@@ -23,7 +23,7 @@ pub(super) fn apply(schema: &serde_json::Value, sources: &Sources<'_>, root: &mu
             let target = Target { node: root, shape: Shape::root(schema), path: String::new() };
             set.place(target, &keys, value)
         });
-        faults.extend(outcome.err());
+        faults.extend(outcome.err().map(|fault| *fault));
     }
     faults
 }
@@ -57,7 +57,7 @@ impl Set<'_> {
     }
 
     /// The parts of the key, and where the value starts.
-    fn segments(&self) -> Result<(Vec<Segment>, usize), Fault> {
+    fn segments(&self) -> Result<(Vec<Segment>, usize), Box<Fault>> {
         let form = "`key=value`, such as `machine.memory=4GiB`";
         let mut segments = Vec::new();
         let (mut start, mut quoted, mut equals) = (0, false, None);
@@ -77,23 +77,25 @@ impl Set<'_> {
         }
         match equals {
             Some(at) => Ok((segments, at + 1)),
-            None => Err(self.fault(0..self.text.len(), "an override without `=`").expected(form)),
+            None => Err(Box::new(self.fault(0..self.text.len(), "an override without `=`").expected(form))),
         }
     }
 
-    fn segment(&self, range: std::ops::Range<usize>) -> Result<Segment, Fault> {
+    fn segment(&self, range: std::ops::Range<usize>) -> Result<Segment, Box<Fault>> {
         let raw = &self.text[range.clone()];
         let trimmed = raw.trim();
         let start = range.start + (raw.len() - raw.trim_start().len());
         let span = self.span(start..start + trimmed.len());
         let key = trimmed.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(trimmed);
         if key.is_empty() {
-            return Err(self.fault(range, "an empty key").expected("`key=value`, such as `machine.memory=4GiB`"));
+            return Err(Box::new(
+                self.fault(range, "an empty key").expected("`key=value`, such as `machine.memory=4GiB`"),
+            ));
         }
         Ok(Segment { key: key.to_owned(), span })
     }
 
-    fn place(&self, mut target: Target<'_, '_>, keys: &[Segment], value_at: usize) -> Result<(), Fault> {
+    fn place(&self, mut target: Target<'_, '_>, keys: &[Segment], value_at: usize) -> Result<(), Box<Fault>> {
         for segment in keys {
             target = self.descend(target, segment)?;
         }
@@ -101,7 +103,7 @@ impl Set<'_> {
         Ok(())
     }
 
-    fn descend<'n, 's>(&self, target: Target<'n, 's>, segment: &Segment) -> Result<Target<'n, 's>, Fault> {
+    fn descend<'n, 's>(&self, target: Target<'n, 's>, segment: &Segment) -> Result<Target<'n, 's>, Box<Fault>> {
         let shape = target.shape;
         let takes = |kind: &str| shape.alternatives().into_iter().find(|one| one.kind() == kind);
         match (takes("array").and_then(Shape::items), takes("object")) {
@@ -109,11 +111,11 @@ impl Set<'_> {
             (_, Some(object)) => self.key(target, object, segment),
             (Some(_), None) => {
                 let path = &target.path;
-                Err(Fault::missing(segment.span, format!("the recipe has no `{path}`")))
+                Err(Box::new(Fault::missing(segment.span, format!("the recipe has no `{path}`"))))
             }
             (None, None) => {
                 let fault = Fault::new(segment.span, format!("`{}` has no keys", target.path));
-                Err(fault.expected(shape.expected()))
+                Err(Box::new(fault.expected(shape.expected())))
             }
         }
     }
@@ -123,7 +125,7 @@ impl Set<'_> {
         target: Target<'n, 's>,
         items: Shape<'s>,
         segment: &Segment,
-    ) -> Result<Target<'n, 's>, Fault> {
+    ) -> Result<Target<'n, 's>, Box<Fault>> {
         let list = target.node.items();
         let named = list.iter().position(|item| item.text_of("name") == Some(&segment.key));
         let Some(index) = named.or_else(|| segment.key.parse().ok().filter(|index| *index < list.len())) else {
@@ -135,12 +137,12 @@ impl Set<'_> {
                 (1, names) => format!("{}, or `0`", listed(names)),
                 (count, names) => format!("{}, or a number from 0 to {}", listed(names), count - 1),
             };
-            return Err(fault.expected(expected).did_you_mean(nearest(&segment.key, names)));
+            return Err(Box::new(fault.expected(expected).did_you_mean(nearest(&segment.key, names))));
         };
         let path = format!("{}[{index}]", target.path);
         match &mut target.node.value {
             Value::Array(list) => Ok(Target { node: &mut list[index], shape: items, path }),
-            _ => Err(Fault::new(segment.span, format!("`{path}` is no array"))),
+            _ => Err(Box::new(Fault::new(segment.span, format!("`{path}` is no array")))),
         }
     }
 
@@ -149,7 +151,7 @@ impl Set<'_> {
         target: Target<'n, 's>,
         object: Shape<'s>,
         segment: &Segment,
-    ) -> Result<Target<'n, 's>, Fault> {
+    ) -> Result<Target<'n, 's>, Box<Fault>> {
         let Target { node, shape, path } = target;
         let kind = node.text_of(TAG);
         let kinds = shape.alternatives();
@@ -158,13 +160,16 @@ impl Set<'_> {
             let place = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
             let fault = Fault::new(segment.span, format!("unknown key `{}`{place}", shown(&segment.key)));
             let guess = nearest(&segment.key, object.keys());
-            return Err(fault.expected(listed(&object.keys())).did_you_mean(guess));
+            return Err(Box::new(fault.expected(listed(&object.keys())).did_you_mean(guess)));
         };
         let path = dotted(&path, &segment.key);
         if !matches!(node.value, Value::Table(_)) {
             if shape.taking(&node.value).is_none() {
                 let found = node.value.described();
-                return Err(Fault::new(segment.span, format!("the key above is {found} in the recipe, not a table")));
+                return Err(Box::new(Fault::new(
+                    segment.span,
+                    format!("the key above is {found} in the recipe, not a table"),
+                )));
             }
             // `image = "a"` with `image.amd64=b`: the other architecture keeps what it had.
             let keep = |key: &str| Entry { key: key.to_owned(), key_span: node.span, node: node.clone() };
@@ -172,7 +177,7 @@ impl Set<'_> {
             *node = Node { span: node.span, value: Value::Table(entries) };
         }
         let Value::Table(entries) = &mut node.value else {
-            return Err(Fault::new(segment.span, format!("`{path}` is no table")));
+            return Err(Box::new(Fault::new(segment.span, format!("`{path}` is no table"))));
         };
         let position = entries.iter().position(|entry| entry.key == segment.key).unwrap_or_else(|| {
             let node = Node { span: segment.span, value: empty(inner) };

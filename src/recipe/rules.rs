@@ -178,7 +178,7 @@ impl Rules<'_> {
         let Some(root) = daemon.get("root").map_or(Some(default.as_str()), Node::text) else { return };
         let inside =
             |mount: &&str| root.strip_prefix(*mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if !mounts.iter().any(|mount| inside(&mount)) {
+        if !mounts.iter().any(inside) {
             let set = volumes.iter().filter_map(|volume| volume.get("mount")).find(|mount| mount.span.is_override());
             let span = blamed(&[daemon.get("root"), set], daemon.span);
             self.push(
