@@ -77,12 +77,12 @@ impl Templates {
     }
 }
 
-fn invalid(why: String) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why)
+fn invalid(why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidOperation, why.to_string())
 }
 
 fn at_least(version: Version, least: &str) -> Result<bool, Error> {
-    let least: Version = least.parse().map_err(|error: crate::release::BadVersion| invalid(error.to_string()))?;
+    let least: Version = least.parse().map_err(|error: crate::release::BadVersion| invalid(error))?;
     Ok(version >= least)
 }
 
@@ -90,7 +90,7 @@ fn at_least(version: Version, least: &str) -> Result<bool, Error> {
 fn toml_literal(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::String | ValueKind::Number | ValueKind::Bool | ValueKind::Seq | ValueKind::Iterable => {
-            toml::Value::try_from(value).map(|literal| literal.to_string()).map_err(|error| invalid(error.to_string()))
+            toml::Value::try_from(value).map(|literal| literal.to_string()).map_err(|error| invalid(error))
         }
         kind => Err(invalid(format!("{kind} has no TOML literal here"))),
     }

@@ -1,149 +1,135 @@
-//! Faults of an input file as a person reads them: place, offending line, what was expected, what may have been meant.
-//! Used for recipes and for the lock; knows nothing of either.
+//! Faults of a recipe: collected by the checks, sorted by position, told all at once.
+//!
+//! Owns their form. What is a fault is decided elsewhere.
 
-use std::fmt::Write as _;
-use std::ops::Range;
+use std::fmt::{self, Write as _};
 
-/// Where a fault is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Bytes of the file.
-    File(Range<usize>),
-    /// The nth `--set` of the command line.
-    Set(usize),
-}
+use super::quantity::{Invalid, shown};
+use super::source::{Sources, Span};
+use crate::error::Error;
 
-/// One fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Where.
-    pub origin: Origin,
-    /// What is wrong: a lower-case fragment.
-    pub message: String,
-    /// What was expected, or what to do: each a line of its own.
-    pub notes: Vec<String>,
+/// The most faults that are spelt out. A file that is no recipe at all has hundreds; the first tell enough.
+pub(super) const MOST_SHOWN: usize = 100;
+
+/// One fault, before it is put into words for its source.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) span: Span,
+    message: String,
+    /// Beside the caret.
+    label: String,
+    /// Below the excerpt, as is `help`.
+    expected: Option<String>,
+    help: Option<String>,
+    /// Something is not there. Means nothing where a part of the file could not be read.
+    pub(super) missing: bool,
 }
 
 impl Fault {
-    /// A fault at `origin`.
-    pub fn new(origin: &Origin, message: impl Into<String>) -> Self {
-        Self { origin: origin.clone(), message: message.into(), notes: Vec::new() }
+    pub(super) fn new(span: Span, message: impl Into<String>) -> Self {
+        Self { span, message: message.into(), label: String::new(), expected: None, help: None, missing: false }
     }
 
-    /// Adds a line: `expected …`, `did you mean …`.
-    #[must_use]
-    pub fn note(mut self, text: impl Into<String>) -> Self {
-        self.notes.push(text.into());
+    /// Something at `span` lacks what it needs.
+    pub(super) fn missing(span: Span, message: impl Into<String>) -> Self {
+        Self { missing: true, ..Self::new(span, message) }
+    }
+
+    /// `invalid`, found at `span`.
+    pub(super) fn invalid(span: Span, invalid: &Invalid) -> Self {
+        Self::new(span, invalid.to_string()).help(invalid.help())
+    }
+
+    /// Words beside the caret.
+    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
         self
     }
 
-    /// Adds what was probably meant, if one of `known` is near to `found`.
-    #[must_use]
-    pub fn nearest<'a>(self, found: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
-        match nearest(found, known) {
-            Some(near) => self.note(format!("did you mean `{near}`?")),
-            None => self,
+    /// A line below the excerpt: `expected: …`.
+    pub(super) fn expected(mut self, expected: impl fmt::Display) -> Self {
+        self.expected = Some(expected.to_string());
+        self
+    }
+
+    /// A line below the excerpt: `help: …`.
+    pub(super) fn help(mut self, help: Option<impl fmt::Display>) -> Self {
+        self.help = help.map(|help| help.to_string());
+        self
+    }
+
+    /// `did you mean …` beside the caret.
+    pub(super) fn did_you_mean(mut self, guess: Option<&str>) -> Self {
+        if let Some(guess) = guess {
+            self.label = format!("did you mean `{}`?", shown(guess));
         }
+        self
+    }
+
+    fn render(&self, sources: &Sources<'_>) -> String {
+        let mut text = format!("{}: {}\n", sources.place(self.span), self.message);
+        let excerpt = sources.excerpt(self.span, &self.label);
+        let gutter = excerpt.find('|').unwrap_or(0);
+        text.push_str(&excerpt);
+        for (word, note) in [("expected", &self.expected), ("help", &self.help)] {
+            if let Some(note) = note {
+                let _ = writeln!(text, "{}= {word}: {note}", " ".repeat(gutter));
+            }
+        }
+        text
     }
 }
 
-/// The one of `known` that `found` was probably meant to be: at most a third of its letters off.
-pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = known.into_iter().map(|name| (strsim::damerau_levenshtein(found, name), name)).min()?;
-    (near.0 > 0 && near.0 <= (found.chars().count() / 3).max(1)).then_some(near.1)
-}
-
-/// All faults of one file, in the order of the file; those of `--set` come first.
+/// Every fault of a recipe, in the order of the file, those of `--set` last; at least one.
+///
+/// `Display` gives the blocks that [`crate::error::render`] prints: `file:line:column: message`, the line with a caret,
+/// what was expected and what may help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults {
-    /// The file as the user named it.
-    pub file: String,
-    /// Its text.
-    pub text: String,
-    /// `key=value` as given with `--set`.
-    pub overrides: Vec<String>,
-    /// The faults.
-    pub faults: Vec<Fault>,
+    what: String,
+    /// At most [`MOST_SHOWN`].
+    blocks: Vec<String>,
+    count: usize,
 }
 
 impl Faults {
+    pub(super) fn new(sources: &Sources<'_>, mut faults: Vec<Fault>) -> Self {
+        faults.sort_by(|a, b| (a.span, &a.message).cmp(&(b.span, &b.message)));
+        faults.dedup_by(|a, b| a.span == b.span && a.message == b.message);
+        let blocks = faults.iter().take(MOST_SHOWN).map(|fault| fault.render(sources)).collect();
+        Self { what: sources.name.to_owned(), blocks, count: faults.len() }
+    }
+
+    /// Faults of a file that has no lines to show: a folder, no UTF-8.
+    pub(super) fn whole_file(name: &str, message: &str) -> Self {
+        Self { blocks: vec![format!("{name}: {message}\n")], what: name.to_owned(), count: 1 }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.faults.len()
+        self.count
     }
+}
 
-    /// Every fault with its place, its line and its notes; ends with a newline.
-    #[must_use]
-    pub fn render(&self) -> String {
-        let mut faults: Vec<&Fault> = self.faults.iter().collect();
-        faults.sort_by_key(|fault| match &fault.origin {
-            Origin::Set(number) => (0, *number),
-            Origin::File(span) => (1, span.start),
-        });
-        let mut out = String::new();
-        for fault in faults {
-            match &fault.origin {
-                Origin::Set(number) => {
-                    let given = self.overrides.get(*number).map_or("", String::as_str);
-                    let _ = writeln!(out, "--set {}: {}", printable(given), printable(&fault.message));
-                }
-                Origin::File(span) => self.render_place(&mut out, span, &fault.message),
-            }
-            for note in &fault.notes {
-                let _ = writeln!(out, "   = {}", printable(note));
-            }
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.blocks.join("\n"))?;
+        match self.count - self.blocks.len() {
+            0 => Ok(()),
+            more => write!(f, "\n… and {more} more\n"),
         }
-        out
-    }
-
-    fn render_place(&self, out: &mut String, span: &Range<usize>, message: &str) {
-        let place = Place::of(&self.text, span);
-        let _ = writeln!(out, "{}:{}:{}: {}", self.file, place.line, place.column, printable(message));
-        let number = place.line.to_string();
-        let shown: String =
-            place.text.chars().map(|c| if c == '\t' || !c.is_control() { c } else { '\u{fffd}' }).collect();
-        let _ = writeln!(out, "{number} | {shown}");
-        // A tab before the caret stays a tab, so that it lines up whatever a tab is wide.
-        let pad: String = shown.chars().take(place.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        let _ = writeln!(out, "{} | {pad}{}", " ".repeat(number.len()), "^".repeat(place.width));
     }
 }
 
-/// Text without control characters, on one line.
-fn printable(text: &str) -> String {
-    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
+impl std::error::Error for Faults {}
 
-/// Line and column as editors count them: from 1, in characters.
-struct Place<'a> {
-    line: usize,
-    column: usize,
-    width: usize,
-    text: &'a str,
-}
-
-impl<'a> Place<'a> {
-    fn of(text: &'a str, span: &Range<usize>) -> Self {
-        let floor = |mut at: usize| {
-            at = at.min(text.len());
-            while !text.is_char_boundary(at) {
-                at -= 1;
-            }
-            at
+impl From<Faults> for Error {
+    fn from(faults: Faults) -> Self {
+        let count = match faults.count() {
+            1 => "a fault".to_owned(),
+            n => format!("{n} faults"),
         };
-        let (start, end) = (floor(span.start), floor(span.end));
-        let before = &text[..start];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let rest = &text[line_start..];
-        let line = rest.split('\n').next().unwrap_or_default().trim_end_matches('\r');
-        let line_end = line_start + line.len();
-        let marked = if start < end.min(line_end) { &text[start..end.min(line_end)] } else { "" };
-        Self {
-            line: before.matches('\n').count() + 1,
-            column: text[line_start..start].chars().count() + 1,
-            width: marked.chars().count().max(1),
-            text: line,
-        }
+        Error::usage(format!("{count} in recipe {}", faults.what)).with_detail(faults.to_string())
     }
 }

@@ -1,29 +1,40 @@
 //! Recipes: raw TOML → a valid [`Recipe`], with every fault of the file told at once, by line and column.
 //!
-//! Owns the recipe format, its JSON Schema and `--set`. Does not know plans, providers or releases. A file is read into a
-//! tree that knows every value's place; the tree is checked against the schema that the types give, then decoded, then
-//! checked for how its values go together.
+//! Owns the recipe format, its JSON Schema and `--set`. Does not know plans, providers or releases.
+//!
+//! A file is read into a tree that knows its places (`tree`), `--set` is put in (`overrides`), and three judges collect
+//! faults side by side: `shape` against the schema that the types generate, `rules` for what several values must agree
+//! on, `disk` for files that must exist. Only a tree without faults is decoded.
 
-pub mod fault;
-mod kinds;
+mod disk;
+mod fault;
+mod format;
+mod overrides;
+mod quantity;
 mod rules;
+mod schema;
 mod shape;
+mod source;
+mod suggest;
 mod tree;
 mod types;
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-
-use serde::Deserialize as _;
-
-pub use fault::{Fault, Faults, Origin};
-pub use kinds::{parse_duration, parse_size};
+pub use fault::Faults;
+pub use quantity::{Invalid, parse_duration, parse_size};
+pub use schema::schema;
 pub use types::*;
 
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use self::fault::Fault;
+use self::source::{MOST_BYTES, Sources, Span};
+use self::tree::{Node, Trust};
 use crate::error::{Context as _, Error, Result};
 
-/// The longest recipe that is read: a hundred times the shipped ones.
-const MOST_BYTES: u64 = 1 << 20;
+/// Folder of the recipes in a project.
+const FOLDER: &str = "recipes";
 
 /// A recipe as read from its file.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,90 +50,29 @@ pub struct Loaded {
 }
 
 /// Reads, overrides and validates one recipe. `name` is a recipe's name (`builder` → `recipes/builder.toml` below
-/// `project_dir`) or a path to a file. `overrides` are `key=value` as given with `--set`.
+/// `project_dir`) or, with a `/` in it or `.toml` at its end, the path of a file, relative to `project_dir`.
+/// `overrides` are `key=value` as given with `--set`.
 ///
 /// # Errors
-/// Exit 2 with every fault of the file.
+/// Exit 2 with every fault of the file, or when there is no such file (with the name that was likely meant).
 pub fn load(project_dir: &Path, name: &str, overrides: &[String]) -> Result<Loaded> {
     let path = find(project_dir, name)?;
-    let shown = path.strip_prefix(project_dir).unwrap_or(&path).display().to_string();
-    let text = read(&path, &shown)?;
-    let absolute = std::path::absolute(&path).or_usage(|| format!("cannot resolve {shown}"))?;
+    let told = told(&path);
+    let bytes = read_bounded(&path, &told)?;
+    let absolute = std::path::absolute(&path).or_usage(|| format!("cannot find the folder of {told}"))?;
     let dir = absolute.parent().unwrap_or(Path::new("/")).to_owned();
-    let (recipe, tree, mut faults) = decode(&text, overrides);
-    let mut assets_dir = dir.clone();
-    if let Some(recipe) = &recipe {
-        assets_dir = normal(&dir.join(&recipe.assets));
-        faults.extend(missing_assets(recipe, &tree, &assets_dir));
-    }
-    let Some(recipe) = recipe.filter(|_| faults.is_empty()) else {
-        return Err(Faults { file: shown, text, overrides: overrides.to_vec(), faults }.into());
-    };
-    Ok(Loaded { recipe, path: absolute, assets_dir, dir })
+    let (recipe, root) = examine(&told, &bytes, overrides, Some(&dir))?;
+    let assets_dir = disk::assets_dir(&dir, &root).unwrap_or_else(|| dir.clone());
+    Ok(Loaded { recipe, path, assets_dir, dir })
 }
 
-/// Reads one recipe from `text`; `file` is what messages call it. Pure.
+/// Judges the text of a recipe without touching the disk: everything [`load`] does, but for what must lie beside the
+/// file (assets, the recipes of peers). `file_name` is what faults are told by.
 ///
 /// # Errors
-/// Every fault.
-pub fn parse(file: &str, text: &str, overrides: &[String]) -> Result<Recipe, Faults> {
-    let (recipe, _, faults) = decode(text, overrides);
-    recipe.filter(|_| faults.is_empty()).ok_or_else(|| Faults {
-        file: file.to_owned(),
-        text: text.to_owned(),
-        overrides: overrides.to_vec(),
-        faults,
-    })
-}
-
-/// The recipe as far as it can be decoded, its tree, and all faults.
-fn decode(text: &str, overrides: &[String]) -> (Option<Recipe>, tree::Node, Vec<Fault>) {
-    let (mut tree, mut faults) = tree::parse(text);
-    let broken = !faults.is_empty();
-    for (number, given) in overrides.iter().enumerate() {
-        faults.extend(tree::set(&mut tree, number, given).err());
-    }
-    let shape = shape::check(&tree, &raw_schema());
-    // After a syntax fault much is missing that is not missing: only what is there is judged.
-    faults.extend(shape.into_iter().filter(|fault| !broken || !fault.message.contains(" has no `")));
-    let plain = tree.plain(&|origin| shape::is_faulty(&faults, origin));
-    let recipe = match Recipe::deserialize(plain) {
-        Ok(recipe) => recipe,
-        Err(error) if faults.is_empty() => {
-            faults.push(Fault::new(&tree.origin, error.message()));
-            return (None, tree, faults);
-        }
-        // What keeps it from being decoded has been told.
-        Err(_) => return (None, tree, faults),
-    };
-    if !broken {
-        faults.extend(rules::check(&recipe, &tree));
-    }
-    (Some(recipe), tree, faults)
-}
-
-fn missing_assets(recipe: &Recipe, tree: &tree::Node, assets_dir: &Path) -> Vec<Fault> {
-    let assets = recipe.steps.iter().enumerate().filter_map(|(at, step)| match step {
-        StepSpec::File { asset: Some(asset), .. } | StepSpec::Unit { asset: Some(asset), .. } => Some((at, asset)),
-        _ => None,
-    });
-    assets
-        .filter(|(_, asset)| !assets_dir.join(asset).is_file())
-        .map(|(at, asset)| {
-            Fault::new(&tree.locate(&["step", &at.to_string(), "asset"]), format!("there is no asset `{asset}`"))
-                .note(format!("expected the file {}", assets_dir.join(asset).display()))
-        })
-        .collect()
-}
-
-impl From<Faults> for Error {
-    fn from(faults: Faults) -> Self {
-        let count = match faults.count() {
-            1 => "1 fault".to_owned(),
-            many => format!("{many} faults"),
-        };
-        Error::usage(format!("{} has {count}", faults.file)).with_detail(faults.render())
-    }
+/// Every fault of the text and of `overrides`.
+pub fn parse(file_name: &str, text: impl AsRef<[u8]>, overrides: &[String]) -> Result<Recipe, Faults> {
+    examine(file_name, text.as_ref(), overrides, None).map(|(recipe, _)| recipe)
 }
 
 /// Names of the recipes in `project_dir`'s `recipes/`, sorted: what `--all` means.
@@ -130,105 +80,118 @@ impl From<Faults> for Error {
 /// # Errors
 /// Exit 2 when there is no such folder or it holds none.
 pub fn all(project_dir: &Path) -> Result<Vec<String>> {
-    let folder = project_dir.join("recipes");
-    let hint = "run amibake in a project folder, or name one with -C";
-    let entries = std::fs::read_dir(&folder)
-        .or_usage(|| format!("there are no recipes in {}", project_dir.display()))
-        .map_err(|error| error.with_hint(hint))?;
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|name| name.strip_suffix(".toml").map(str::to_owned))
-        .collect();
-    names.sort();
-    if names.is_empty() {
-        return Err(Error::usage(format!("there are no recipes in {}", folder.display())).with_hint(hint));
+    let folder = project_dir.join(FOLDER);
+    let hint = "run amibake in the project's folder, or name a recipe's file";
+    if !folder.is_dir() {
+        return Err(Error::usage(format!("no folder {}", told(&folder))).with_hint(hint));
     }
-    Ok(names)
+    match disk::names(&folder) {
+        names if names.is_empty() => Err(Error::usage(format!("no recipes in {}", told(&folder))).with_hint(hint)),
+        names => Ok(names),
+    }
 }
 
 fn find(project_dir: &Path, name: &str) -> Result<PathBuf> {
-    if name.contains('/') || name.ends_with(".toml") {
-        return Ok(project_dir.join(name));
-    }
-    let path = project_dir.join("recipes").join(format!("{name}.toml"));
-    if path.exists() {
+    let by_path = name.contains('/') || name.ends_with(".toml");
+    let path = if by_path { project_dir.join(name) } else { project_dir.join(FOLDER).join(format!("{name}.toml")) };
+    if path.try_exists().or_usage(|| format!("cannot read {}", told(&path)))? {
         return Ok(path);
     }
+    if by_path {
+        let folder = path.parent().unwrap_or(project_dir);
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let names = disk::names(folder);
+        let error = Error::usage(format!("no recipe file {}", told(&path)));
+        return Err(match suggest::nearest(stem, names.iter().map(String::as_str)) {
+            Some(guess) => error.with_hint(format!("did you mean {}?", told(&folder.join(format!("{guess}.toml"))))),
+            None => error,
+        });
+    }
     let names = all(project_dir)?;
-    let hint = match fault::nearest(name, names.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are: {}", names.join(", ")),
-    };
-    Err(Error::usage(format!("there is no recipe `{name}`")).with_hint(hint))
+    let error = Error::usage(format!("no recipe `{}` in {}", quantity::shown(name), told(&project_dir.join(FOLDER))));
+    Err(match suggest::nearest(name, names.iter().map(String::as_str)) {
+        Some(guess) => error.with_hint(format!("did you mean `{guess}`?")),
+        None => error.with_hint(format!("there are {}", names.join(", "))),
+    })
 }
 
-fn read(path: &Path, shown: &str) -> Result<String> {
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).or_usage(|| format!("cannot read {shown}"))?;
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).or_usage(|| format!("cannot read {shown}"))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(Error::usage(format!("{shown} is longer than 1 MiB, which no recipe is")));
+/// `path` as the user most likely thinks of it: relative to the working folder where it is below it.
+fn told(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let short = here.as_deref().and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path);
+    let short = short.strip_prefix(".").unwrap_or(short);
+    short.display().to_string().chars().flat_map(quantity::printable).collect()
+}
+
+fn read_bounded(path: &Path, told: &str) -> Result<Vec<u8>> {
+    let kind = path.metadata().or_usage(|| format!("cannot read {told}"))?;
+    if kind.is_dir() {
+        return Err(Faults::whole_file(told, "a folder, not a recipe").into());
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::usage(format!("{shown}:{line}: this is not UTF-8 text"))
+    // A pipe could block for ever, a device never end.
+    if !kind.is_file() {
+        return Err(Faults::whole_file(told, "not a regular file").into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).or_usage(|| format!("cannot read {told}"))?;
+    match file.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Err(Error::interrupted()),
+        Err(error) => Err(Error::usage(format!("cannot read {told}")).with_source(error)),
+    }
+}
+
+/// The text of a recipe, or why it is none.
+fn decode<'b>(name: &str, bytes: &'b [u8]) -> Result<&'b str, Faults> {
+    if bytes.len() > MOST_BYTES {
+        return Err(Faults::whole_file(name, "larger than 1 MiB: not a recipe"));
+    }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(Faults::whole_file(name, "UTF-16 text: save it as UTF-8"));
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let broken = |text: &str, at: usize, width: usize, message: &str| {
+        Faults::new(&Sources::new(name, text, &[]), vec![Fault::new(Span::file(at..at + width), message)])
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let mark = char::REPLACEMENT_CHARACTER.len_utf8();
+        broken(&String::from_utf8_lossy(bytes), error.valid_up_to(), mark, "not UTF-8 text")
     })?;
-    match text.strip_prefix('\u{feff}') {
-        Some(rest) => Ok(rest.to_owned()),
+    match text.find('\0') {
+        Some(at) => Err(broken(text, at, 1, "a NUL byte: not a text file")),
         None => Ok(text),
     }
 }
 
-/// `path` without `.` and `..`, by its letters alone.
-fn normal(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::ParentDir => drop(out.pop()),
-            std::path::Component::CurDir => {}
-            other => out.push(other),
-        }
+/// Judges a recipe; `dir` is its folder when the disk may be asked.
+fn examine(name: &str, bytes: &[u8], overrides: &[String], dir: Option<&Path>) -> Result<(Recipe, Node), Faults> {
+    let sources = Sources::new(name, decode(name, bytes)?, overrides);
+    let schema = schema();
+    let tree::Document { mut root, syntax: mut faults, trust } = tree::read(&sources);
+    let empty = root.entries().is_empty() && faults.is_empty();
+    let mut found = Vec::new();
+    if !matches!(trust, Trust::Until(_)) {
+        found = overrides::apply(&schema, &sources, &mut root);
     }
-    out
-}
-
-/// The schema with amibake's own `x-amibake` words in it.
-fn raw_schema() -> serde_json::Value {
-    schemars::schema_for!(Recipe).to_value()
-}
-
-/// The JSON Schema of a recipe file (draft 2020-12).
-#[must_use]
-pub fn schema() -> serde_json::Value {
-    let mut schema = raw_schema();
-    patterns(&mut schema, None);
-    schema["title"] = "amibake recipe".into();
-    schema
-}
-
-/// Turns `x-amibake` words into patterns for editors.
-fn patterns(schema: &mut serde_json::Value, inherited: Option<&'static kinds::Kind>) {
-    match schema {
-        serde_json::Value::Object(fields) => {
-            let own = fields.shift_remove("x-amibake");
-            let kind = own.as_ref().and_then(|name| kinds::kind(name.as_str()?)).or(inherited);
-            let is_string = match fields.get("type") {
-                Some(serde_json::Value::String(name)) => name == "string",
-                Some(serde_json::Value::Array(names)) => names.iter().any(|name| name == "string"),
-                _ => false,
-            };
-            if let Some(pattern) = kind.and_then(|kind| kind.pattern)
-                && is_string
-            {
-                fields.insert("pattern".to_owned(), pattern.into());
-            }
-            for (key, value) in fields.iter_mut() {
-                let inherits = matches!(key.as_str(), "items" | "anyOf" | "oneOf");
-                patterns(value, kind.filter(|_| inherits));
-            }
-        }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| patterns(item, inherited)),
-        _ => {}
+    if empty {
+        faults.push(Fault::new(root.span, "an empty recipe").expected("at least `name = \"…\"`"));
+    } else {
+        found.extend(shape::check(&schema, &sources, &root));
+        found.extend(rules::check(&sources, &root));
+        found.extend(dir.into_iter().flat_map(|dir| disk::check(dir, &root)));
+    }
+    found.retain(|fault| match trust {
+        Trust::Whole => true,
+        Trust::Holes => !fault.missing,
+        Trust::Until(end) => !fault.missing && fault.span.end <= end && !fault.span.is_override(),
+    });
+    faults.extend(found);
+    if !faults.is_empty() {
+        return Err(Faults::new(&sources, faults));
+    }
+    match serde_json::from_value(root.to_json()) {
+        Ok(recipe) => Ok((recipe, root)),
+        // The schema is made from the same types, so this is a gap between the two and a bug here, not the user's.
+        Err(error) => Err(Faults::whole_file(name, &format!("cannot be decoded: {error}"))),
     }
 }

@@ -1,240 +1,216 @@
-//! Checks a tree against the JSON Schema that the recipe's types give: keys, types, required keys, and each value's kind.
-//! Finds every fault and decides nothing about how values go together.
+//! The shape of a recipe against its schema: unknown, missing and misspelt keys, wrong types, words and formats.
+//!
+//! Judges each value by itself. What several values must agree on is `rules`' business.
 
-use serde_json::Value as Schema;
+use std::collections::HashMap;
 
-use super::fault::{Fault, Origin};
-use super::kinds;
+use super::fault::Fault;
+use super::quantity::shown;
+use super::schema::{Shape, TAG, listed};
+use super::source::{Sources, Span};
+use super::suggest::nearest;
 use super::tree::{Entry, Node, Value};
 
-/// Every fault of `node` against `schema`. `schema` is the root; references are looked up in its `$defs`.
-pub fn check(node: &Node, schema: &Schema) -> Vec<Fault> {
-    let mut walk = Walk { root: schema, faults: Vec::new() };
-    walk.value(node, schema, "", None);
+/// Collects every fault of the shape of `root`.
+pub(super) fn check(schema: &serde_json::Value, sources: &Sources<'_>, root: &Node) -> Vec<Fault> {
+    let mut walk = Walk { top: Shape::root(schema), sources, faults: Vec::new() };
+    walk.value(walk.top, root, "");
     walk.faults
 }
 
-struct Walk<'s> {
-    root: &'s Schema,
+struct Walk<'s, 't> {
+    top: Shape<'s>,
+    sources: &'t Sources<'t>,
     faults: Vec<Fault>,
 }
 
-impl<'s> Walk<'s> {
-    /// `place` is what a person calls the table or key; `kind` is inherited from the property.
-    fn value(&mut self, node: &Node, schema: &'s Schema, place: &str, kind: Option<&'s str>) {
-        let schema = self.resolve(schema);
-        let kind = schema.get("x-amibake").and_then(Schema::as_str).or(kind);
-        let branches = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Schema::as_array);
-        if let Some(branches) = branches {
-            return self.branch(node, branches, place, kind);
-        }
-        if let Some(words) = words(schema) {
-            return self.one_of_words(node, &words, place);
-        }
-        if !accepts(schema, &node.value) {
-            return self.wrong_type(node, &[schema], place, kind);
-        }
-        match &node.value {
-            Value::Table(entries) => self.table(node, entries, schema, place, kind),
-            Value::Array(items) => {
-                if let Some(schema) = schema.get("items") {
-                    for item in items {
-                        self.value(item, schema, place, kind);
-                    }
-                }
-            }
-            Value::String(text) => self.string(node, text, place, kind),
-            Value::Integer(number) => self.bounds(node, *number, schema, place),
-            _ => {}
-        }
-    }
-
-    fn resolve(&self, schema: &'s Schema) -> &'s Schema {
-        let name = schema.get("$ref").and_then(Schema::as_str).and_then(|path| path.strip_prefix("#/$defs/"));
-        name.and_then(|name| self.root.get("$defs")?.get(name)).unwrap_or(schema)
-    }
-
-    fn branch(&mut self, node: &Node, branches: &'s [Schema], place: &str, kind: Option<&'s str>) {
-        let branches: Vec<&'s Schema> = branches
-            .iter()
-            .map(|branch| self.resolve(branch))
-            .filter(|branch| branch.get("type").and_then(Schema::as_str) != Some("null"))
-            .collect();
-        let all_words: Vec<&str> = branches.iter().filter_map(|branch| words(branch)).flatten().collect();
-        let tagged = branches.iter().any(|branch| tag_of(branch).is_some());
-        if tagged && matches!(node.value, Value::Table(_)) {
-            return self.tagged(node, &branches, place);
-        }
-        let fitting: Vec<&&Schema> =
-            branches.iter().filter(|branch| words(branch).is_none() && accepts(branch, &node.value)).collect();
-        match (fitting.as_slice(), &node.value) {
-            ([only], _) => self.value(node, only, place, kind),
-            // Two kinds of table: the one whose keys are there.
-            ([first, ..], _) => self.value(node, first, place, kind),
-            ([], Value::String(_)) if !all_words.is_empty() => self.one_of_words(node, &all_words, place),
-            ([], _) => self.wrong_type(node, &branches, place, kind),
-        }
-    }
-
-    /// A table whose `kind` says which of several shapes it has.
-    fn tagged(&mut self, node: &Node, branches: &[&'s Schema], place: &str) {
-        let known: Vec<&str> = branches.iter().filter_map(|branch| tag_of(branch)).collect();
-        let Some(tag) = node.get("kind") else {
-            let fault = Fault::new(&node.origin, format!("{place} has no `kind`"));
-            self.faults.push(fault.note(format!("expected one of: {}", list(&known))));
+impl<'s> Walk<'s, '_> {
+    /// `path` is how a person names the value: `buildkitd.gc`, `step[3]`, empty for the whole recipe.
+    fn value(&mut self, shape: Shape<'s>, node: &Node, path: &str) {
+        let Some(one) = shape.taking(&node.value) else {
+            self.wrong_type(shape, node, path);
             return;
         };
-        match tag.as_str().and_then(|tag| branches.iter().find(|branch| tag_of(branch) == Some(tag))) {
-            Some(branch) => self.value(node, branch, place, None),
-            None => self.one_of_words(tag, &known, &format!("`kind` of {place}")),
-        }
-    }
-
-    fn table(&mut self, node: &Node, entries: &[Entry], schema: &'s Schema, place: &str, kind: Option<&'s str>) {
-        let empty = serde_json::Map::new();
-        let properties = schema.get("properties").and_then(Schema::as_object).unwrap_or(&empty);
-        let more = schema.get("additionalProperties").filter(|more| more.is_object());
-        for entry in entries {
-            let name = if place.is_empty() { entry.key.clone() } else { format!("{place}.{}", entry.key) };
-            match schema.get("properties").and_then(|properties| properties.get(&entry.key)).or(more) {
-                Some(property) => {
-                    let own = property.get("x-amibake").and_then(Schema::as_str);
-                    self.value(&entry.node, property, &name, own.or(kind));
-                }
-                None => {
-                    let known: Vec<&str> = properties.keys().map(String::as_str).collect();
-                    let whose = if place.is_empty() { String::new() } else { format!(" in {place}") };
-                    let fault = Fault::new(&entry.origin, format!("unknown key `{}`{whose}", entry.key))
-                        .nearest(&entry.key, known.iter().copied())
-                        .note(format!("expected one of: {}", list(&known)));
-                    self.faults.push(fault);
-                }
-            }
-        }
-        for required in schema.get("required").and_then(Schema::as_array).into_iter().flatten() {
-            let Some(required) = required.as_str() else { continue };
-            if node.get(required).is_none() {
-                let whose = if place.is_empty() { "the recipe" } else { place };
-                self.faults.push(Fault::new(&node.origin, format!("{whose} has no `{required}`")));
-            }
-        }
-    }
-
-    fn string(&mut self, node: &Node, text: &str, place: &str, kind: Option<&str>) {
-        let Some(kind) = kind.and_then(kinds::kind) else { return };
-        let Err(why) = (kind.check)(text) else { return };
-        let shown: String = text.chars().take(60).collect();
-        let why = if why.is_empty() { why } else { format!(": {why}") };
-        let fault = Fault::new(&node.origin, format!("`{shown}` does not serve as `{place}`{why}"));
-        self.faults.push(fault.note(format!("expected {}", kind.expected)));
-    }
-
-    fn bounds(&mut self, node: &Node, number: i64, schema: &Schema, place: &str) {
-        let bound = |key: &str| schema.get(key).and_then(Schema::as_i64);
-        let least = bound("minimum");
-        let most = bound("maximum").or(match schema.get("format").and_then(Schema::as_str) {
-            Some("uint8") => Some(u8::MAX.into()),
-            Some("uint16") => Some(u16::MAX.into()),
-            Some("uint32") => Some(u32::MAX.into()),
-            _ => None,
-        });
-        if least.is_some_and(|least| number < least) || most.is_some_and(|most| number > most) {
-            let range = match (least, most) {
-                (Some(least), Some(most)) => format!("from {least} to {most}"),
-                (Some(least), None) => format!("of at least {least}"),
-                _ => format!("of at most {}", most.unwrap_or_default()),
-            };
-            let fault = Fault::new(&node.origin, format!("{number} does not serve as `{place}`"));
-            self.faults.push(fault.note(format!("expected a whole number {range}")));
-        }
-    }
-
-    fn one_of_words(&mut self, node: &Node, known: &[&str], place: &str) {
         match &node.value {
-            Value::String(text) if known.contains(&text.as_str()) => {}
-            Value::String(text) => {
-                let fault = Fault::new(&node.origin, format!("`{text}` does not serve as {}", quoted(place)))
-                    .nearest(text, known.iter().copied())
-                    .note(format!("expected one of: {}", list(known)));
-                self.faults.push(fault);
+            Value::String(text) => self.string(shape, one, text, node.span, path),
+            Value::Integer(number) => self.integer(one, *number, node.span, path),
+            Value::Array(items) => self.array(one, items, node.span, path),
+            Value::Table(entries) => {
+                if let Some(one) = self.alternative(shape, one, node, path) {
+                    self.table(one, node, entries, path);
+                }
             }
-            other => {
-                let fault = Fault::new(&node.origin, format!("{} is {}", quoted(place), other.kind()));
-                self.faults.push(fault.note(format!("expected one of: {}", list(known))));
-            }
+            Value::Boolean(_) | Value::Other(_) => {}
         }
     }
 
-    fn wrong_type(&mut self, node: &Node, schemas: &[&Schema], place: &str, kind: Option<&str>) {
-        let mut expected: Vec<&str> = schemas.iter().flat_map(|schema| type_names(schema)).collect();
-        expected.dedup();
-        let mut expected = expected.join(" or ");
-        if let Some(kind) = kind.and_then(kinds::kind) {
-            expected = format!("{expected}: {}", kind.expected);
-        }
-        let fault = Fault::new(&node.origin, format!("{} is {}", quoted(place), node.value.kind()));
-        self.faults.push(fault.note(format!("expected {expected}")));
-    }
-}
-
-/// A place in back-ticks, unless it has some.
-fn quoted(place: &str) -> String {
-    if place.contains('`') { place.to_owned() } else { format!("`{place}`") }
-}
-
-fn list(words: &[&str]) -> String {
-    words.join(", ")
-}
-
-/// The strings that `schema` admits, if it is a choice of strings.
-fn words(schema: &Schema) -> Option<Vec<&str>> {
-    if let Some(word) = schema.get("const") {
-        return word.as_str().map(|word| vec![word]);
-    }
-    schema.get("enum")?.as_array()?.iter().map(Schema::as_str).collect()
-}
-
-/// What `kind` must be for this table.
-fn tag_of(schema: &Schema) -> Option<&str> {
-    schema.get("properties")?.get("kind")?.get("const")?.as_str()
-}
-
-fn types(schema: &Schema) -> Vec<&str> {
-    match schema.get("type") {
-        Some(Schema::String(one)) => vec![one.as_str()],
-        Some(Schema::Array(many)) => many.iter().filter_map(Schema::as_str).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn accepts(schema: &Schema, value: &Value) -> bool {
-    let name = match value {
-        Value::String(_) => "string",
-        Value::Integer(_) => "integer",
-        Value::Boolean(_) => "boolean",
-        Value::Array(_) => "array",
-        Value::Table(_) => "object",
-        Value::Other(_) => return false,
-    };
-    let types = types(schema);
-    types.is_empty() || types.contains(&name)
-}
-
-fn type_names(schema: &Schema) -> Vec<&'static str> {
-    types(schema)
-        .into_iter()
-        .filter_map(|name| match name {
-            "string" => Some("a string"),
-            "integer" => Some("a whole number"),
-            "boolean" => Some("true or false"),
-            "array" => Some("an array"),
-            "object" => Some("a table"),
+    fn wrong_type(&mut self, shape: Shape<'s>, node: &Node, path: &str) {
+        let expected = shape.expected();
+        let mut fault = Fault::new(node.span, format!("`{path}` is {}", node.value.described())).expected(&expected);
+        let raw = self.sources.slice(node.span);
+        let header = raw.starts_with('[') && matches!(node.value, Value::Table(_));
+        let several = raw.starts_with("[[");
+        let takes = |kind: &str| shape.alternatives().iter().any(|one| one.kind() == kind);
+        let help = match &node.value {
+            Value::Table(_) if header && takes("array") => Some(format!("write `[[{path}]]`, once for each")),
+            Value::Array(_) if several && takes("object") => Some(format!("there is only one: write `[{path}]`")),
+            Value::Integer(_) | Value::Boolean(_) | Value::Other(_) if takes("string") => {
+                Some(format!("strings are quoted: `\"{}\"`", shown(raw)))
+            }
+            Value::String(text) if takes("array") => Some(format!("in brackets: `[\"{}\"]`", shown(text))),
+            Value::String(text) if takes("integer") && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some("numbers are not quoted".to_owned())
+            }
+            Value::String(text) if takes("boolean") && matches!(text.as_str(), "true" | "false") => {
+                Some("`true` and `false` are not quoted".to_owned())
+            }
             _ => None,
-        })
-        .collect()
+        };
+        fault = fault.help(help);
+        self.faults.push(fault);
+    }
+
+    fn string(&mut self, shape: Shape<'s>, one: Shape<'s>, text: &str, span: Span, path: &str) {
+        let words: Vec<_> = shape.alternatives().iter().flat_map(|one| one.words()).collect();
+        if !words.is_empty() {
+            if !words.contains(&text) {
+                let fault = Fault::new(span, format!("unknown value `{}` of `{path}`", shown(text)));
+                self.faults.push(fault.expected(shape.expected()).did_you_mean(nearest(text, words)));
+            }
+        } else if let Some(format) = one.format()
+            && let Err(invalid) = format.check(text)
+        {
+            self.faults
+                .push(Fault::invalid(span, &invalid).label(format!("value of `{path}`")).expected(format.expected));
+        }
+    }
+
+    fn integer(&mut self, one: Shape<'s>, number: i64, span: Span, path: &str) {
+        let below = one.limit("minimum").is_some_and(|least| number < least);
+        if below || one.limit("maximum").is_some_and(|most| number > most) {
+            let raw = shown(self.sources.slice(span));
+            let found = if raw.is_empty() { number.to_string() } else { raw };
+            self.faults.push(
+                Fault::new(span, format!("`{path}` is out of range"))
+                    .label(format!("found {found}"))
+                    .expected(one.expected()),
+            );
+        }
+    }
+
+    fn array(&mut self, one: Shape<'s>, items: &[Node], span: Span, path: &str) {
+        if let Some(least) = one.limit("minItems")
+            && (items.len() as i64) < least
+        {
+            self.faults.push(Fault::new(span, format!("`{path}` is empty")).expected(one.expected()));
+        }
+        let mut seen = HashMap::new();
+        for (index, item) in items.iter().enumerate() {
+            if let Some(shape) = one.items() {
+                self.value(shape, item, &format!("{path}[{index}]"));
+            }
+            if let (true, Some(text)) = (one.unique(), item.text())
+                && seen.insert(text, index).is_some()
+            {
+                self.faults.push(Fault::new(item.span, format!("`{}` is in `{path}` twice", shown(text))));
+            }
+        }
+    }
+
+    /// The kind of a tagged union; `one` itself when there are no kinds.
+    fn alternative(&mut self, shape: Shape<'s>, one: Shape<'s>, node: &Node, path: &str) -> Option<Shape<'s>> {
+        let branches = shape.alternatives();
+        let tags: Vec<_> = branches.iter().filter_map(|branch| branch.tag()).collect();
+        if tags.is_empty() {
+            return Some(one);
+        }
+        let Some(tag) = node.entry(TAG) else {
+            let typed = node.entries().iter().find(|entry| nearest(&entry.key, [TAG]).is_some());
+            self.faults.push(match typed {
+                Some(entry) => unknown_key(entry, path).did_you_mean(Some(TAG)).expected(listed(&tags)),
+                None => Fault::missing(node.span, format!("missing key `{TAG}` in `{path}`")).expected(listed(&tags)),
+            });
+            return None;
+        };
+        let Some(text) = tag.node.text() else {
+            let found = tag.node.value.described();
+            self.faults.push(Fault::new(tag.node.span, format!("`{path}.{TAG}` is {found}")).expected(listed(&tags)));
+            return None;
+        };
+        let found = branches.into_iter().find(|branch| branch.tag() == Some(text));
+        if found.is_none() {
+            let guess = nearest(text, tags.iter().copied());
+            let fault = Fault::new(tag.node.span, format!("unknown value `{}` of `{path}.{TAG}`", shown(text)));
+            self.faults.push(fault.expected(listed(&tags)).did_you_mean(guess));
+        }
+        found
+    }
+
+    fn table(&mut self, one: Shape<'s>, node: &Node, entries: &[Entry], path: &str) {
+        let keys = one.keys();
+        let absent: Vec<_> = keys.iter().copied().filter(|key| node.entry(key).is_none()).collect();
+        let mut meant = Vec::new();
+        for entry in entries {
+            let inner = dotted(path, &entry.key);
+            if let Some(shape) = one.property(&entry.key) {
+                if let Some(format) = one.key_format()
+                    && let Err(invalid) = format.check(&entry.key)
+                {
+                    let fault = Fault::invalid(entry.key_span, &invalid).label(format!("key of `{path}`"));
+                    self.faults.push(fault.expected(format.expected));
+                }
+                self.value(shape, &entry.node, &inner);
+                continue;
+            }
+            // A key that is there already is not the one that was meant.
+            let guess = nearest(&entry.key, absent.iter().copied());
+            meant.extend(guess);
+            let fault = unknown_key(entry, path).did_you_mean(guess);
+            let help = guess.is_none().then(|| self.where_known(&entry.key, path, one)).flatten();
+            let fault = if absent.is_empty() { fault } else { fault.expected(listed(&absent)) };
+            self.faults.push(fault.help(help));
+        }
+        if entries.is_empty() && one.limit("minProperties").is_some() {
+            self.faults.push(Fault::missing(node.span, format!("`{path}` is empty")).expected(one.expected()));
+        }
+        for key in one.required() {
+            if node.entry(key).is_none() && !meant.contains(&key) {
+                let expected = one.property(key).map(Shape::expected).unwrap_or_default();
+                let place = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
+                self.faults.push(Fault::missing(node.span, format!("missing key `{key}`{place}")).expected(expected));
+            }
+        }
+    }
+
+    /// Where else a key that is unknown here belongs: TOML's trap of a top-level key below a header, or another kind.
+    fn where_known(&self, key: &str, path: &str, one: Shape<'s>) -> Option<String> {
+        let kinds = self.top.property("step").and_then(Shape::items).map(Shape::alternatives).unwrap_or_default();
+        if one.tag().is_some() {
+            let owners: Vec<_> =
+                kinds.iter().filter(|kind| kind.property(key).is_some()).filter_map(|kind| kind.tag()).collect();
+            if !owners.is_empty() {
+                return Some(format!("`{key}` belongs to steps of kind {}", listed(&owners)));
+            }
+        }
+        if !path.is_empty() && self.top.property(key).is_some() {
+            return Some(format!("`{key}` is a key of the recipe itself: put it above the first `[…]` header"));
+        }
+        let owner = self.top.keys().into_iter().find(|table| {
+            let inside = self.top.property(table).and_then(|shape| shape.taking(&Value::Table(Vec::new())));
+            *table != path && inside.is_some_and(|inside| inside.keys().contains(&key))
+        })?;
+        Some(format!("`{key}` is a key of `[{owner}]`"))
+    }
 }
 
-/// Whether `origin` is that of one of `faults`.
-pub fn is_faulty(faults: &[Fault], origin: &Origin) -> bool {
-    faults.iter().any(|fault| fault.origin == *origin)
+fn unknown_key(entry: &Entry, path: &str) -> Fault {
+    let place = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
+    Fault::new(entry.key_span, format!("unknown key `{}`{place}", shown(&entry.key)))
+}
+
+/// `path.key`, the key quoted where TOML wants it.
+pub(super) fn dotted(path: &str, key: &str) -> String {
+    let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    let key = if bare { key.to_owned() } else { format!("\"{}\"", shown(key)) };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
 }

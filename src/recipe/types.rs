@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::format;
 use crate::release::Arch;
 
 /// One image: what it starts from, what is done to it, and how it is checked.
@@ -14,14 +15,14 @@ use crate::release::Arch;
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Name of the recipe and prefix of its images: lower-case letters, digits and hyphens, at most 32.
-    #[schemars(extend("x-amibake" = "name"))]
+    #[schemars(with = "format::RecipeName")]
     pub name: String,
     /// What the image is for, in a sentence.
     #[serde(default)]
     pub description: String,
     /// Folder that `asset` names are relative to, itself relative to the recipe file.
     #[serde(default = "default_assets")]
-    #[schemars(extend("x-amibake" = "relative-path"))]
+    #[schemars(with = "format::AssetsFolder")]
     pub assets: String,
     /// What the bake starts from, per provider.
     #[serde(default)]
@@ -43,21 +44,23 @@ pub struct Recipe {
     pub checks: Vec<CheckSpec>,
     /// Tags of the image, beside amibake's own. Not part of the fingerprint.
     #[serde(default)]
-    #[schemars(extend("x-amibake" = "tags"))]
+    #[schemars(with = "BTreeMap<String, format::TagValue>", extend("propertyNames" = { "$ref": "#/$defs/TagKey" }))]
     pub tags: BTreeMap<String, String>,
 }
 
-fn default_assets() -> String {
+pub(super) fn default_assets() -> String {
     "../assets".to_owned()
 }
 
 /// A value for every architecture, or one for each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, deny_unknown_fields)]
+#[schemars(rename = "PerArch{T}")]
 pub enum PerArch<T> {
     /// The same everywhere.
     Same(T),
     /// One for each architecture.
+    #[schemars(extend("minProperties" = 1))]
     Each {
         /// For x86_64.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,11 +100,11 @@ pub struct Base {
 pub struct AwsBase {
     /// Name of a public SSM parameter that holds the AMI's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-amibake" = "ssm-parameter"))]
+    #[schemars(with = "PerArch<format::ParameterName>")]
     pub ssm_parameter: Option<PerArch<String>>,
     /// Id of the AMI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-amibake" = "ami-id"))]
+    #[schemars(with = "PerArch<format::AmiId>")]
     pub ami: Option<PerArch<String>>,
     /// Newest AMI of an owner whose name matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,8 +119,10 @@ pub struct AwsBase {
 #[serde(deny_unknown_fields)]
 pub struct AmiFilter {
     /// Account id or alias (`amazon`, `self`).
+    #[schemars(with = "format::AmiOwner")]
     pub owner: String,
     /// Name with `*` and `?`.
+    #[schemars(with = "PerArch<format::NamePattern>")]
     pub name: PerArch<String>,
 }
 
@@ -126,7 +131,7 @@ pub struct AmiFilter {
 #[serde(deny_unknown_fields)]
 pub struct ElasticCiStack {
     /// `latest` or a version such as `v6.40.0`.
-    #[schemars(extend("x-amibake" = "stack-version"))]
+    #[schemars(with = "format::StackVersion")]
     pub version: String,
     /// Which of the stack's images.
     #[serde(default)]
@@ -149,11 +154,11 @@ pub enum StackVariant {
 #[serde(deny_unknown_fields)]
 pub struct LocalBase {
     /// Path (relative to the recipe file) or http(s) URL of a raw or qcow2 image.
-    #[schemars(extend("x-amibake" = "base-image"))]
+    #[schemars(with = "PerArch<format::ImageLocation>")]
     pub image: PerArch<String>,
     /// Its digest, `sha256:…` or `sha512:…`. Required for a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-amibake" = "digest"))]
+    #[schemars(with = "PerArch<format::Digest>")]
     pub digest: Option<PerArch<String>>,
 }
 
@@ -165,14 +170,14 @@ pub struct MachineSpec {
     #[schemars(range(min = 1, max = 256))]
     pub cpus: u32,
     /// Memory of a local machine: `2GiB`.
-    #[schemars(extend("x-amibake" = "size"))]
+    #[schemars(with = "format::Size")]
     pub memory: String,
     /// Size of the image's root disk, at least the base's: `10GiB`. Left out: the base's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-amibake" = "size"))]
+    #[schemars(with = "format::Size")]
     pub disk: Option<String>,
     /// The whole bake's deadline: `90m`.
-    #[schemars(extend("x-amibake" = "duration"))]
+    #[schemars(with = "format::Timeout")]
     pub timeout: String,
 }
 
@@ -188,25 +193,25 @@ impl Default for MachineSpec {
 pub struct VolumeSpec {
     /// Name: lower-case letters, digits and hyphens, at most 11 (a file system label holds 16 characters, less the
     /// `bake-` in front). The file system's label is `bake-<name>`, a local disk's serial `amibake-<name>`.
-    #[schemars(extend("x-amibake" = "volume-name"))]
+    #[schemars(with = "format::VolumeName")]
     pub name: String,
     /// Where the image mounts it.
-    #[schemars(extend("x-amibake" = "absolute-path"))]
+    #[schemars(with = "format::StatePath")]
     pub mount: String,
     /// Size: `100GiB`.
     #[serde(default = "default_volume_size")]
-    #[schemars(extend("x-amibake" = "size"))]
+    #[schemars(with = "format::Size")]
     pub size: String,
     /// EBS volume type.
     #[serde(default = "default_volume_type", rename = "type")]
-    #[schemars(extend("x-amibake" = "volume-type"))]
+    #[schemars(extend("enum" = ["gp2", "gp3", "io1", "io2", "st1", "sc1", "standard"]))]
     pub volume_type: String,
     /// File system it is formatted with on first boot.
     #[serde(default)]
     pub filesystem: Filesystem,
 }
 
-fn default_volume_size() -> String {
+pub(super) fn default_volume_size() -> String {
     "100GiB".to_owned()
 }
 
@@ -241,20 +246,20 @@ impl Filesystem {
 #[serde(deny_unknown_fields, default)]
 pub struct Buildkitd {
     /// TCP port it listens on.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
     /// Address it listens on.
-    #[schemars(extend("x-amibake" = "address"))]
+    #[schemars(with = "format::Address")]
     pub address: String,
     /// Folder of cache and state.
-    #[schemars(extend("x-amibake" = "absolute-path"))]
+    #[schemars(with = "format::StatePath")]
     pub root: String,
     /// Builds that may run steps at once; left out: one for each CPU, decided at boot.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 65536))]
     pub max_parallelism: Option<u32>,
     /// How long a stop waits for running builds: `15m`.
-    #[schemars(extend("x-amibake" = "duration"))]
+    #[schemars(with = "format::Timeout")]
     pub drain_timeout: String,
     /// What network build steps run in.
     pub network: BuildNetwork,
@@ -263,9 +268,10 @@ pub struct Buildkitd {
     /// How long and how many finished builds are remembered.
     pub history: History,
     /// Registries by host name: mirrors, plain http.
+    #[schemars(extend("propertyNames" = { "$ref": "#/$defs/RegistryHost" }))]
     pub registry: BTreeMap<String, Registry>,
     /// More flags for the daemon, each its own string.
-    #[schemars(extend("x-amibake" = "daemon-flag"))]
+    #[schemars(with = "Vec<format::Flag>")]
     pub extra_flags: Vec<String>,
 }
 
@@ -304,13 +310,13 @@ pub struct Gc {
     /// Whether the daemon collects garbage.
     pub enabled: bool,
     /// What a collection leaves in any case.
-    #[schemars(range(max = 100))]
+    #[schemars(range(min = 0, max = 100))]
     pub reserved_percent: u8,
     /// What the cache may grow to; what buildkitd counts is less than what it uses, so leave room.
-    #[schemars(range(max = 100))]
+    #[schemars(range(min = 1, max = 100))]
     pub max_used_percent: u8,
     /// What must stay free on the volume.
-    #[schemars(range(max = 100))]
+    #[schemars(range(min = 0, max = 100))]
     pub min_free_percent: u8,
 }
 
@@ -325,9 +331,10 @@ impl Default for Gc {
 #[serde(deny_unknown_fields, default)]
 pub struct History {
     /// `48h`.
-    #[schemars(extend("x-amibake" = "duration"))]
+    #[schemars(with = "format::Age")]
     pub max_age: String,
     /// Number of records.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub max_entries: u32,
 }
 
@@ -342,7 +349,7 @@ impl Default for History {
 #[serde(deny_unknown_fields, default)]
 pub struct Registry {
     /// Mirrors, tried in order: `mirror.example.com` or with a path.
-    #[schemars(extend("x-amibake" = "registry"))]
+    #[schemars(with = "Vec<format::Mirror>")]
     pub mirrors: Vec<String>,
     /// Speak plain http.
     pub http: bool,
@@ -358,82 +365,81 @@ pub enum StepSpec {
     Packages {
         /// Shown while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "title"))]
+        #[schemars(with = "format::Title")]
         name: Option<String>,
         /// Names on Debian and Ubuntu.
         #[serde(default)]
-        #[schemars(extend("x-amibake" = "package"))]
+        #[schemars(with = "Vec<format::PackageName>")]
         apt: Vec<String>,
         /// Names on Amazon Linux and Fedora.
         #[serde(default)]
-        #[schemars(extend("x-amibake" = "package"))]
+        #[schemars(with = "Vec<format::PackageName>")]
         dnf: Vec<String>,
         /// `15m`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "duration"))]
+        #[schemars(with = "format::Timeout")]
         timeout: Option<String>,
     },
     /// Unpack members of the locked BuildKit tarball.
     Buildkit {
         /// Shown while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "title"))]
+        #[schemars(with = "format::Title")]
         name: Option<String>,
         /// `"all"`, or names as in the tarball: `["bin/buildctl"]`.
-        #[schemars(extend("x-amibake" = "members"))]
         members: Members,
         /// Folder they are unpacked under.
         #[serde(default = "default_prefix")]
-        #[schemars(extend("x-amibake" = "absolute-path"))]
+        #[schemars(with = "format::AbsolutePath")]
         prefix: String,
         /// `5m`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "duration"))]
+        #[schemars(with = "format::Timeout")]
         timeout: Option<String>,
     },
     /// Write a file.
     File {
         /// Shown while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "title"))]
+        #[schemars(with = "format::Title")]
         name: Option<String>,
         /// Where: an absolute path. Missing folders are made, root's, mode 0755.
-        #[schemars(extend("x-amibake" = "absolute-path"))]
+        #[schemars(with = "format::FilePath")]
         path: String,
         /// What: inline. Exactly one of `content` and `asset`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<String>,
         /// What: a file of the assets folder.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "asset"))]
+        #[schemars(with = "format::AssetName")]
         asset: Option<String>,
         /// Whether it is a template (MiniJinja).
         #[serde(default)]
         template: bool,
         /// `user:group`.
         #[serde(default = "default_owner")]
-        #[schemars(extend("x-amibake" = "owner"))]
+        #[schemars(with = "format::Owner")]
         owner: String,
         /// Octal mode.
         #[serde(default = "default_mode")]
-        #[schemars(extend("x-amibake" = "mode"))]
+        #[schemars(with = "format::Mode")]
         mode: String,
     },
     /// Install a systemd unit into /etc/systemd/system, verify it, and enable it.
     Unit {
         /// Shown while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "title"))]
+        #[schemars(with = "format::Title")]
         name: Option<String>,
         /// File name of the unit: `buildkitd.service`.
-        #[schemars(extend("x-amibake" = "unit"))]
+        #[schemars(with = "format::UnitName")]
         unit: String,
         /// What: inline. Exactly one of `content` and `asset`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<String>,
         /// What: a file of the assets folder.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "asset"))]
+        #[schemars(with = "format::AssetName")]
         asset: Option<String>,
         /// Whether it is a template (MiniJinja).
         #[serde(default)]
@@ -448,14 +454,14 @@ pub enum StepSpec {
     /// Run a shell script (bash, `set -Eeuo pipefail`, as root).
     Run {
         /// Shown while it runs.
-        #[schemars(extend("x-amibake" = "title"))]
+        #[schemars(with = "format::Title")]
         name: String,
         /// The script.
-        #[schemars(extend("x-amibake" = "script"))]
+        #[schemars(with = "format::Script")]
         script: String,
         /// `10m`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schemars(extend("x-amibake" = "duration"))]
+        #[schemars(with = "format::Timeout")]
         timeout: Option<String>,
     },
 }
@@ -483,7 +489,8 @@ pub enum Members {
     /// `"all"`.
     All(AllMembers),
     /// The named ones.
-    Named(Vec<String>),
+    #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
+    Named(#[schemars(with = "Vec<format::MemberName>")] Vec<String>),
 }
 
 /// The word `all`.
@@ -499,25 +506,26 @@ pub enum AllMembers {
 #[serde(deny_unknown_fields)]
 pub struct CheckSpec {
     /// What must hold, as a person would say it.
-    #[schemars(extend("x-amibake" = "title"))]
+    #[schemars(with = "format::Title")]
     pub name: String,
     /// The script (bash, `set -Eeuo pipefail`, as root).
-    #[schemars(extend("x-amibake" = "script"))]
+    #[schemars(with = "format::Script")]
     pub script: String,
     /// When it runs.
     #[serde(default)]
     pub when: When,
     /// Only on these providers; elsewhere it is skipped, by name. Left out: on all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub providers: Option<Vec<ProviderKind>>,
     /// Name of the recipe whose booted image it needs beside its own; the script finds it at `$AMIBAKE_PEER`
     /// (host name or address). Implies `when = "boot"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-amibake" = "name"))]
+    #[schemars(with = "format::RecipeName")]
     pub peer: Option<String>,
     /// `2m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-amibake" = "duration"))]
+    #[schemars(with = "format::Timeout")]
     pub timeout: Option<String>,
 }
 
