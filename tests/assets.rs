@@ -15,9 +15,9 @@ fn run(command: &mut Command) -> Output {
 }
 
 fn shellcheck(name: &str, script: &str) {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().expect("scratch and repository are readable");
     let file = scratch.path().join("script");
-    std::fs::write(&file, script).unwrap();
+    std::fs::write(&file, script).expect("scratch and repository are readable");
     // SC1091: files that exist on the baked machine only.
     let output = run(Command::new("shellcheck").args(["--exclude=SC1091"]).arg(&file).stdin(Stdio::null()));
     assert!(output.status.success(), "{name}:\n{}", String::from_utf8_lossy(&output.stdout));
@@ -25,11 +25,18 @@ fn shellcheck(name: &str, script: &str) {
 
 fn recipe(name: &str) -> toml::Table {
     let path = repository().join("recipes").join(format!("{name}.toml"));
-    std::fs::read_to_string(&path).unwrap().parse().unwrap()
+    std::fs::read_to_string(&path)
+        .expect("scratch and repository are readable")
+        .parse()
+        .expect("scratch and repository are readable")
 }
 
 fn entries<'a>(recipe: &'a toml::Table, kind: &str) -> impl Iterator<Item = &'a toml::Table> {
-    recipe[kind].as_array().unwrap().iter().map(|entry| entry.as_table().unwrap())
+    recipe[kind]
+        .as_array()
+        .expect("scratch and repository are readable")
+        .iter()
+        .map(|entry| entry.as_table().expect("scratch and repository are readable"))
 }
 
 #[test]
@@ -96,16 +103,22 @@ fn the_volume_unit_is_valid() {
 
 fn executable(path: &Path) {
     use std::os::unix::fs::OpenOptionsExt as _;
-    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(path).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o755)
+        .open(path)
+        .expect("scratch and repository are readable");
 }
 
 /// The distribution's own units, copied: a link would lead out of the root that systemd-analyze is given.
 fn copy_units(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
+    std::fs::create_dir_all(to).expect("scratch and repository are readable");
+    for entry in std::fs::read_dir(from).expect("scratch and repository are readable") {
+        let path = entry.expect("scratch and repository are readable").path();
         if path.is_file() {
-            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+            std::fs::copy(&path, to.join(path.file_name().expect("scratch and repository are readable")))
+                .expect("scratch and repository are readable");
         }
     }
 }
