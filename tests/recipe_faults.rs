@@ -53,7 +53,10 @@ fn faults(text: impl AsRef<[u8]>, overrides: &[&str]) -> String {
 
 fn cases() -> Vec<(&'static str, &'static str)> {
     let parts = CASES.split("## ").skip(1);
-    parts.map(|part| part.split_once('\n').unwrap()).map(|(title, text)| (title, text.trim_end_matches('\n'))).collect()
+    parts
+        .map(|part| part.split_once('\n').expect("a title's line"))
+        .map(|(title, text)| (title, text.trim_end_matches('\n')))
+        .collect()
 }
 
 #[test]

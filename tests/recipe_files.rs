@@ -8,11 +8,11 @@ use amibake::recipe::{Loaded, all, load};
 
 /// A project with a recipe that uses one asset and has a peer.
 fn project() -> tempfile::TempDir {
-    let project = tempfile::tempdir().unwrap();
+    let project = tempfile::tempdir().expect("a temporary folder");
     let write = |path: &str, text: &str| {
         let path = project.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        std::fs::create_dir_all(path.parent().expect("a path below the project")).expect("a folder");
+        std::fs::write(path, text).expect("a file");
     };
     write("assets/units/buildkitd.service", "[Service]\n");
     write(
@@ -28,7 +28,7 @@ fn project() -> tempfile::TempDir {
 }
 
 fn told_by(outcome: Result<Loaded>, project: &Path) -> String {
-    let error = outcome.unwrap_err();
+    let error = outcome.expect_err("a refusal");
     assert_eq!(error.exit(), amibake::Exit::Usage);
     render(&error).replace(&project.display().to_string(), "PROJECT")
 }
