@@ -114,7 +114,7 @@ find "$root/var/log" "$root/var/lib/apt/lists" "$root/var/cache/apt" -type f -de
 cd "$root/mnt"
 mkdir view
 mount --bind "$root" view
-mount -t tmpfs none view/mnt
+mount -t tmpfs -o mode=0755 none view/mnt
 # Tables and journal are written now (they are holes in a sparse file), not by every copy in the background later.
 mke2fs -q -t ext4 -F -L amibake-root -m 1 -E lazy_itable_init=0,lazy_journal_init=0 -d view root.ext4 "$size"
 umount view/mnt view
