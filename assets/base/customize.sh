@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs as mmdebstrap's customize hook: $1 is the new root, $2 a folder with files to lay over it, $3 the size of its
-# file system. Makes the root bootable and firm enough to be anyone's base, then writes the first sectors of the disk
-# (boot.img, then core.img) to descriptor 8 and the ext4 file system to its place, 2 MiB in, on descriptor 9.
+# file system as mke2fs reads it. Makes the root bootable and firm enough to be anyone's base, then writes the first
+# sectors of the disk (boot.img, then core.img) to descriptor 8 and the ext4 file system to its place, 2 MiB in, on
+# descriptor 9.
 #
 # All of it is done from inside the root with its own tools, so that the host needs neither GRUB nor the same
 # distribution. Descriptors and not paths: in mmdebstrap's unshare mode this is another user, who may write nothing of
@@ -113,7 +114,7 @@ find "$root/var/log" "$root/var/lib/apt/lists" "$root/var/cache/apt" -type f -de
 cd "$root/mnt"
 mkdir view
 mount --bind "$root" view
-mount -t tmpfs none view/mnt
+mount -t tmpfs -o mode=0755 none view/mnt
 # Tables and journal are written now (they are holes in a sparse file), not by every copy in the background later.
 mke2fs -q -t ext4 -F -L amibake-root -m 1 -E lazy_itable_init=0,lazy_journal_init=0 -d view root.ext4 "$size"
 umount view/mnt view

@@ -23,9 +23,9 @@ use crate::provider::local::host;
 use crate::release::Arch;
 
 const CUSTOMIZE: &str = include_str!("../../../../assets/base/customize.sh");
-/// Packages beside `minbase` and the kernel; systemd-repart is one of its own from Debian 13 on.
+/// Packages beside `minbase` and the kernel.
 const PACKAGES: &str = "systemd-sysv,udev,dbus,openssh-server,initramfs-tools,iproute2,ca-certificates,\
-    systemd-resolved,e2fsprogs,grub-common,grub-pc-bin,?exact-name(systemd-repart)";
+    systemd-resolved,e2fsprogs,grub-common,grub-pc-bin";
 /// The unpacked root, its file system and the finished disk lie side by side for a moment.
 const SPACE_BYTES: u64 = 2_500_000_000;
 /// How the folders of a creation begin; one that was killed leaves its own, the next one removes it.
@@ -354,12 +354,17 @@ impl Job<'_> {
         command.arg(if self.privilege == Privilege::Root { "--mode=root" } else { "--mode=unshare" });
         command.args(["--variant=minbase", "--format=null", "--skip=cleanup"]);
         command.arg(format!("--include={PACKAGES},{}", self.release.kernel()));
+        // A package of its own from Debian 13 on, part of systemd before: a pattern may match nothing.
+        command.arg("--include=?exact-name(systemd-repart)");
         // The disk is thrown away if the host fails meanwhile: no need to wait for it after every package.
         command.arg("--dpkgopt=force-unsafe-io");
         for (option, address) in proxies {
             command.arg(format!("--aptopt={option} \"{address}\""));
         }
-        command.arg(format!("--customize-hook=sh \"$AMIBAKE_CUSTOMIZE\" \"$1\" \"$AMIBAKE_OVERLAY\" {ROOT_BYTES}"));
+        command.arg(format!(
+            "--customize-hook=sh \"$AMIBAKE_CUSTOMIZE\" \"$1\" \"$AMIBAKE_OVERLAY\" {}k",
+            ROOT_BYTES >> 10
+        ));
         command.env("AMIBAKE_CUSTOMIZE", work.path("customize.sh")).env("AMIBAKE_OVERLAY", work.path("overlay"));
         command.env("TMPDIR", &work.root_parent).env("LC_ALL", "C.UTF-8").env("PATH", host::search_path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

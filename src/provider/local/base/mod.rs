@@ -204,11 +204,13 @@ fn make_folder(folder: &Path) -> Result<()> {
     })
 }
 
-/// Writes a file that appears whole or not at all, making its folder.
+/// Writes a file that appears whole or not at all, making its folder. Others may read it: root makes bases for users.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let readable = std::fs::Permissions::from_mode(0o644);
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())
