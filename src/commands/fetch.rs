@@ -55,8 +55,7 @@ pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
     })
 }
 
-/// The file that `--extract` becomes: its last name, below `--to`.
+/// The file that `--extract` becomes: its name in the release, below `--to`.
 fn target(args: &FetchArgs) -> Option<PathBuf> {
-    let name = args.extract.as_deref()?.rsplit('/').next()?;
-    Some(args.to.as_ref()?.join(name))
+    Some(args.to.as_ref()?.join(args.extract.as_deref()?))
 }
