@@ -236,6 +236,8 @@ impl<'a> Fetch<'a> {
                 }
                 let wanted = file.as_ref().map(|file| Wanted { member: &member, file });
                 let read = archive::inspect(&mut reader, Bounds::default(), wanted.as_ref());
+                // It may refuse at the first bytes of a download that is thrown away later.
+                reader.settle();
                 if read.is_ok() || !reader.is_stale() {
                     return read;
                 }
