@@ -53,6 +53,9 @@ pub(crate) struct Transfer<'a> {
     pub(crate) digest: Digest,
     pub(crate) destination: &'a Path,
     pub(crate) limits: &'a Limits,
+    /// The file must be on the disk before it has its name. Not needed by who hashes it again before every use: there a
+    /// crash costs one more download, while waiting for the disk would cost every download.
+    pub(crate) durable: bool,
 }
 
 /// What is known at the end beside the bytes.
@@ -125,7 +128,7 @@ impl Transfer<'_> {
             growing.finish();
             let got = joined(hash.await)?.or_host(|| format!("cannot read {}", partial.display()))?;
             if got == self.digest {
-                keep(growing.clone(), partial, self.destination.to_path_buf()).await?;
+                keep(growing.clone(), self.durable, partial, self.destination.to_path_buf()).await?;
                 return Ok(growing.len());
             }
             fs::remove_file(&partial).or_host(|| format!("cannot remove {}", partial.display()))?;
@@ -453,9 +456,12 @@ fn open_partial(path: &Path, fresh: bool, most: u64) -> Result<Growing> {
     Ok(Growing::new(file, len))
 }
 
-/// Puts the verified file in its place, and on the disk before that.
-async fn keep(growing: Growing, partial: PathBuf, destination: PathBuf) -> Result<()> {
+/// Puts the verified file in its place, and on the disk before that if it must be.
+async fn keep(growing: Growing, durable: bool, partial: PathBuf, destination: PathBuf) -> Result<()> {
     let kept = spawn_blocking(move || {
+        if !durable {
+            return fs::rename(&partial, &destination);
+        }
         growing.file().sync_data()?;
         fs::rename(&partial, &destination)?;
         File::open(destination.parent().unwrap_or(Path::new(".")))?.sync_all()
