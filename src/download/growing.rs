@@ -126,6 +126,15 @@ impl Reader {
     pub(crate) fn is_stale(&self) -> bool {
         self.growing.state().generation != self.generation
     }
+
+    /// Waits until nothing more can happen to what this reader saw: the file ended, or its content was thrown away. A
+    /// verdict that is reached before the last byte is only good after this, and only if the reader is not stale.
+    pub(crate) fn settle(&self) {
+        let mut state = self.growing.state();
+        while state.generation == self.generation && state.end == End::Open {
+            state = self.growing.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 impl Read for Reader {
@@ -215,6 +224,23 @@ mod tests {
         assert!(reader.join().unwrap().is_err());
         growing.finish();
         assert!(follow(&growing).join().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_verdict_waits_for_a_restart_that_comes_after_it() {
+        let growing = growing();
+        growing.append(b"old").unwrap();
+        let reader = growing.reader();
+        let settled = std::thread::spawn(move || {
+            reader.settle();
+            reader.is_stale()
+        });
+        growing.restart().unwrap();
+        assert!(settled.join().unwrap());
+        let reader = growing.reader();
+        growing.finish();
+        reader.settle();
+        assert!(!reader.is_stale());
     }
 
     #[test]

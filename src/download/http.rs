@@ -220,11 +220,7 @@ fn refusal(response: &Response, url: &Url) -> Fault {
 fn send_fault(url: &Url, error: reqwest::Error) -> Fault {
     let connecting = error.is_connect();
     let error = error.without_url();
-    let untrusted = chain(&error).any(|cause| {
-        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>())
-    });
-    if untrusted {
+    if chain(&error).any(|cause| cause.is::<rustls::Error>()) {
         return Fault::Final(
             Error::host(format!("no trustworthy connection to {}", host(url))).with_source(error).with_hint(
                 "if a proxy or mirror has a certificate of its own authority, point SSL_CERT_FILE at a PEM bundle with it",
@@ -236,8 +232,12 @@ fn send_fault(url: &Url, error: reqwest::Error) -> Fault {
     Fault::Passing { error: Error::host(message).with_source(error), after: None, connected: !connecting }
 }
 
+/// The error and its causes. An io error hides the error it was made from, and passes that one's source on instead.
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
+    std::iter::successors(Some(error), |&error| match error.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
+        None => error.source(),
+    })
 }
 
 /// `Retry-After` in either form (RFC 9110, 10.2.3).

@@ -2,7 +2,7 @@
 //! and for base images. Owns retries, resuming, time-outs, proxies, certificates and the lock that keeps two processes
 //! from fetching one file at once; knows nothing of what it downloads.
 //!
-//! A download grows in `<destination>.partial`. Whoever wants the bytes reads that file while it grows ([`Growing`]), the
+//! A download grows in `<destination>.partial`. Whoever wants the bytes reads that file while it grows (`Growing`), the
 //! hash among them: so network, disk, hash and a caller's own reading overlap, and memory stays bounded.
 //!
 //! Proxies: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` and their lower-case forms. Certificates:
@@ -53,6 +53,7 @@ pub async fn fetch(request: &Request<'_>, reporter: &Reporter, cancel: &Cancella
         digest: request.digest,
         destination: request.destination,
         limits: &Limits::default(),
+        durable: true,
     };
     transfer.run(&mut |_| {}, reporter, cancel).await?;
     Ok(request.destination.to_path_buf())

@@ -53,6 +53,9 @@ pub(crate) struct Transfer<'a> {
     pub(crate) digest: Digest,
     pub(crate) destination: &'a Path,
     pub(crate) limits: &'a Limits,
+    /// The file must be on the disk before it has its name. Not needed by who hashes it again before every use: there a
+    /// crash costs one more download, while waiting for the disk would cost every download.
+    pub(crate) durable: bool,
 }
 
 /// What is known at the end beside the bytes.
@@ -125,7 +128,7 @@ impl Transfer<'_> {
             growing.finish();
             let got = joined(hash.await)?.or_host(|| format!("cannot read {}", partial.display()))?;
             if got == self.digest {
-                keep(growing.clone(), partial, self.destination.to_path_buf()).await?;
+                keep(growing.clone(), self.durable, partial, self.destination.to_path_buf()).await?;
                 return Ok(growing.len());
             }
             fs::remove_file(&partial).or_host(|| format!("cannot remove {}", partial.display()))?;
@@ -172,24 +175,31 @@ impl Transfer<'_> {
     async fn download(&self, url: &Url, growing: &Growing, lock: &Arc<FileLock>, reporter: &Reporter) -> Result<Came> {
         let mut http = Http::new(self.limits)?;
         let mut stream = Stream::new(growing, lock, self.limits, reporter);
+        let ended = self.attempts(&mut http, &mut stream, url, reporter).await;
+        // If the disk failed, that is why the rest did.
+        let came = stream.close().await?;
+        ended.map(|()| came)
+    }
+
+    async fn attempts(
+        &self,
+        http: &mut Http<'_>,
+        stream: &mut Stream<'_>,
+        url: &Url,
+        reporter: &Reporter,
+    ) -> Result<()> {
         let mut failures = 0;
         loop {
             let before = stream.received;
-            let fault = match stream.attempt(&mut http, url).await {
-                Ok(()) => break,
-                Err(fault) => fault,
-            };
-            let (error, after, connected) = match fault {
-                Fault::Final(error) => return Err(stream.disk_error().await.unwrap_or(error)),
-                Fault::Passing { error, after, connected } => (error, after, connected),
+            let (error, after, connected) = match stream.attempt(http, url).await {
+                Ok(()) => return Ok(()),
+                Err(Fault::Final(error)) => return Err(error),
+                Err(Fault::Passing { error, after, connected }) => (error, after, connected),
             };
             failures = if stream.received - before >= self.limits.least { 1 } else { failures + 1 };
             let most = if connected { self.limits.attempts } else { self.limits.attempts.div_ceil(2) };
             if failures >= most {
-                let hint = match error.hint() {
-                    Some(hint) => hint.to_owned(),
-                    None => "check the network, HTTPS_PROXY and the release mirror; what came so far is kept".into(),
-                };
+                let hint = "check the network, HTTPS_PROXY and the release mirror; what came so far is kept";
                 return Err(Error::host(format!("cannot download {} ({failures} tries)", shown(url)))
                     .with_source(error)
                     .with_hint(hint));
@@ -198,7 +208,6 @@ impl Transfer<'_> {
             reporter.note(format!("{}: trying again in {:.1} s", told(&error), pause.as_secs_f64()));
             tokio::time::sleep(pause).await;
         }
-        stream.close().await
     }
 }
 
@@ -235,7 +244,7 @@ struct Stream<'a> {
     limits: &'a Limits,
     reporter: &'a Reporter,
     to_disk: mpsc::Sender<Piece>,
-    disk: Option<JoinHandle<io::Result<()>>>,
+    disk: JoinHandle<io::Result<()>>,
     /// Bytes handed to the disk, and so the offset to go on from.
     have: u64,
     /// Bytes that came over the network, over all attempts.
@@ -265,7 +274,7 @@ impl<'a> Stream<'a> {
             limits,
             reporter,
             to_disk,
-            disk: Some(disk),
+            disk,
             have: growing.len(),
             received: 0,
             validator: None,
@@ -351,23 +360,15 @@ impl<'a> Stream<'a> {
     }
 
     async fn hand(&mut self, piece: Piece) -> Result<()> {
-        // It is closed only by an error, which `disk_error` brings.
+        // It is closed only by an error, which `close` brings.
         self.to_disk.send(piece).await.map_err(|_| Error::host("cannot write the download"))
-    }
-
-    /// Why the disk took no more, if that was it.
-    async fn disk_error(&mut self) -> Option<Error> {
-        let disk = self.disk.take_if(|disk| disk.is_finished() || self.to_disk.is_closed())?;
-        disk_result(disk).await.err()
     }
 
     /// Waits until everything is in the file.
     async fn close(self) -> Result<Came> {
         let Self { to_disk, disk, came, .. } = self;
         drop(to_disk);
-        if let Some(disk) = disk {
-            disk_result(disk).await?;
-        }
+        joined(disk.await)?.map_err(cannot_write)?;
         Ok(came)
     }
 
@@ -377,10 +378,6 @@ impl<'a> Stream<'a> {
             self.reporter.event(&Event::Progress { done: self.have, total });
         }
     }
-}
-
-async fn disk_result(disk: JoinHandle<io::Result<()>>) -> Result<()> {
-    joined(disk.await)?.map_err(cannot_write)
 }
 
 fn cannot_write(error: io::Error) -> Error {
@@ -459,9 +456,12 @@ fn open_partial(path: &Path, fresh: bool, most: u64) -> Result<Growing> {
     Ok(Growing::new(file, len))
 }
 
-/// Puts the verified file in its place, and on the disk before that.
-async fn keep(growing: Growing, partial: PathBuf, destination: PathBuf) -> Result<()> {
+/// Puts the verified file in its place, and on the disk before that if it must be.
+async fn keep(growing: Growing, durable: bool, partial: PathBuf, destination: PathBuf) -> Result<()> {
     let kept = spawn_blocking(move || {
+        if !durable {
+            return fs::rename(&partial, &destination);
+        }
         growing.file().sync_data()?;
         fs::rename(&partial, &destination)?;
         File::open(destination.parent().unwrap_or(Path::new(".")))?.sync_all()

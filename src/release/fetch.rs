@@ -18,7 +18,7 @@ use super::store::Store;
 use super::{Arch, Artifact, Lock, LockedArtifact, Mirror, Platform};
 use crate::bake::{Event, Reporter};
 use crate::download::{Digest, FileLock, Growing, Limits, Source, Transfer, hash};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Exit, Result};
 
 /// The member that marks a stand-in release: no real one has it.
 const STAND_IN_MARK: &str = "bin/amibake-stand-in";
@@ -103,7 +103,9 @@ impl<'a> Fetch<'a> {
             () = cancel.cancelled() => Err(Error::interrupted()),
             fetched = self.cached_or_new(&store, locked, reporter, cancel) => fetched,
         };
-        reporter.event(&Event::PhaseEnded { elapsed: started.elapsed() });
+        if fetched.is_ok() {
+            reporter.event(&Event::PhaseEnded { elapsed: started.elapsed() });
+        }
         fetched
     }
 
@@ -119,7 +121,11 @@ impl<'a> Fetch<'a> {
             return Ok(artifact);
         }
         store.create()?;
-        let _one_at_a_time = FileLock::acquire(&store.tarball(), self.limits.overall, reporter, cancel).await?;
+        let lock = FileLock::acquire(&store.tarball(), self.limits.overall, reporter, cancel).await;
+        let _one_at_a_time = lock.map_err(|error| match error.exit() {
+            Exit::Host => error.with_hint("the cache must be writable, unless it holds the tarball already"),
+            _ => error,
+        })?;
         match self.cached(store, locked, reporter).await? {
             Cached::Good(artifact) => return Ok(artifact),
             Cached::Damaged => {
@@ -185,6 +191,8 @@ impl<'a> Fetch<'a> {
             digest: Digest::Sha256(locked.sha256),
             destination: &unread,
             limits: &self.limits,
+            // `cached` hashes before every use.
+            durable: false,
         };
         let mut reading = None;
         let mut failed = None;
@@ -236,6 +244,8 @@ impl<'a> Fetch<'a> {
                 }
                 let wanted = file.as_ref().map(|file| Wanted { member: &member, file });
                 let read = archive::inspect(&mut reader, Bounds::default(), wanted.as_ref());
+                // It may refuse at the first bytes of a download that is thrown away later.
+                reader.settle();
                 if read.is_ok() || !reader.is_stale() {
                     return read;
                 }
@@ -308,7 +318,7 @@ fn refused(message: String) -> Error {
 
 /// Nothing of a refused tarball stays; the refusal is the error that counts.
 fn drop_refused(store: &Store, error: &Error, reporter: &Reporter) {
-    if error.exit() == crate::Exit::Refused
+    if error.exit() == Exit::Refused
         && let Err(error) = store.remove()
     {
         reporter.warn(format!("a refused tarball remains: {error}"));

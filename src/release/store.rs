@@ -2,7 +2,7 @@
 //! what reading it found. A file gets its name only after it was hashed and read; it is hashed again before every use,
 //! and read again when there is no record of this policy for it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -69,8 +69,8 @@ impl Store {
             serde_json::to_writer(&mut new, &record)?;
             new.flush()?;
             new.persist(self.record_path())?;
-            fs::rename(self.unread(), self.tarball())?;
-            File::open(&self.folder)?.sync_all()
+            // Not forced to the disk: what a crash leaves of it, the next hash finds out.
+            fs::rename(self.unread(), self.tarball())
         };
         accept().or_host(|| format!("cannot write to the cache folder {}", self.folder.display()))
     }

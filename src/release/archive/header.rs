@@ -197,8 +197,11 @@ fn long(data: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
+/// Key and value of a PAX record.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// PAX records: `LENGTH KEY=VALUE\n`, the length counting itself.
-fn records(mut data: &[u8]) -> Result<Vec<(&[u8], &[u8])>, String> {
+fn records(mut data: &[u8]) -> Result<Vec<Record<'_>>, String> {
     let bad = || "its PAX header is malformed".to_owned();
     let mut all = Vec::new();
     while !data.is_empty() {

@@ -116,7 +116,7 @@ fn read(
     while let Some(block) = next_header(inflated)? {
         // Extensions count too: a million of them would be no members and yet a day's work.
         headers += 1;
-        if headers > 3 * bounds.members || tree.len() > bounds.members {
+        if headers > 3 * bounds.members || tree.len() == bounds.members {
             return Err(Refusal::archive(format!("it holds more than {} members", bounds.members)));
         }
         let header = header::read(&block)?;
