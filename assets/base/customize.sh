@@ -18,7 +18,8 @@ if [ "${version:-0}" -lt 252 ]; then
     exit 1
 fi
 
-# What it was made of: read by amibake.
+# What it was made of: read by amibake. The words in braces are dpkg's, not the shell's.
+# shellcheck disable=SC2016
 chroot "$root" dpkg-query -W -f 'amibake-package ${Package} ${Version}\n'
 
 # Sources, keys and proxy of the machine that makes it; what mmdebstrap wrote for its own use goes.

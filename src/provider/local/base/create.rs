@@ -215,35 +215,40 @@ fn mount_below<'a>(mountinfo: &'a str, path: &Path) -> Option<&'a str> {
     points.into_iter().find(|point| Path::new(&point.replace("\\040", " ")).starts_with(path))
 }
 
-/// The folder of one creation.
+/// The folders of one creation.
 struct Work {
     dir: TempDir,
-    /// mmdebstrap's own temporary folder, where its root is.
-    root_parent: PathBuf,
+    /// In unshare mode: the user's cache may be closed to the lent ids, so what mmdebstrap reads and unpacks is elsewhere.
+    open: Option<TempDir>,
 }
 
 impl Work {
     fn new(folder: &Path, privilege: Privilege) -> Result<Self> {
         use std::os::unix::fs::PermissionsExt as _;
-        let failed = || format!("cannot make a folder in {}", folder.display());
-        let dir = tempfile::Builder::new().prefix(WORK_PREFIX).tempdir_in(folder).or_host(failed)?;
-        // apt's download user and, in unshare mode, the lent ids must be able to pass.
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).or_host(failed)?;
-        let root_parent = match privilege {
-            Privilege::Root => dir.path().join("tmp"),
-            // The user's cache is closed to the lent ids; mmdebstrap makes and removes a folder of its own.
-            Privilege::Unshare => std::env::temp_dir(),
+        let make = |folder: &Path| {
+            // apt's download user and the lent ids must be able to pass.
+            let passable = std::fs::Permissions::from_mode(0o755);
+            let dir = tempfile::Builder::new().prefix(WORK_PREFIX).permissions(passable).tempdir_in(folder);
+            dir.or_host(|| format!("cannot make a folder in {}", folder.display()))
         };
-        std::fs::create_dir_all(&root_parent).or_host(failed)?;
-        Ok(Self { dir, root_parent })
+        let dir = make(folder)?;
+        let open = (privilege == Privilege::Unshare).then(|| make(&std::env::temp_dir())).transpose()?;
+        Ok(Self { dir, open })
     }
 
+    /// A file for this process alone.
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
+    /// Where mmdebstrap unpacks, and what it and its hook read.
+    fn open(&self) -> &Path {
+        self.open.as_ref().unwrap_or(&self.dir).path()
+    }
+
     fn remove(self) -> Result<()> {
-        remove_tree(&self.dir.keep())
+        let open = self.open.map_or(Ok(()), |open| remove_tree(&open.keep()));
+        remove_tree(&self.dir.keep()).and(open)
     }
 }
 
@@ -316,18 +321,18 @@ impl Job<'_> {
         for note in self.sources.notes.iter().chain(&guest.notes) {
             self.reporter.note(note);
         }
-        self.lay_overlay(&work.path("overlay"), &guest, &proxies)
+        self.lay_overlay(&work.open().join("overlay"), &guest, &proxies)
             .or_host(|| format!("cannot write in {}", work.dir.path().display()))?;
         let own = format!("{}.sources", self.release.id);
         let prepare = || {
-            std::fs::write(work.path(&own), self.sources.render())?;
-            std::fs::write(work.path("customize.sh"), CUSTOMIZE)?;
+            std::fs::write(work.open().join(&own), self.sources.render())?;
+            std::fs::write(work.open().join("customize.sh"), CUSTOMIZE)?;
             File::create(work.path("disk.raw"))?.set_len(DISK_BYTES)?;
             File::create(work.path("boot")).map(drop)
         };
         prepare().or_host(|| format!("cannot write in {}", work.dir.path().display()))?;
         let mut command = self.command(work, &proxies);
-        command.arg(&self.release.codename).arg("-").arg(work.path(&own));
+        command.arg(&self.release.codename).arg("-").arg(work.open().join(&own));
         // In namespaces of its own nothing outlives a kill; elsewhere mmdebstrap has a folder to remove first.
         let patience = (self.privilege == Privilege::Unshare).then_some(Duration::from_secs(20));
         let ended = bootstrap::run(command, patience, self.reporter, cancel).await?;
@@ -365,8 +370,10 @@ impl Job<'_> {
             "--customize-hook=sh \"$AMIBAKE_CUSTOMIZE\" \"$1\" \"$AMIBAKE_OVERLAY\" {}k",
             ROOT_BYTES >> 10
         ));
-        command.env("AMIBAKE_CUSTOMIZE", work.path("customize.sh")).env("AMIBAKE_OVERLAY", work.path("overlay"));
-        command.env("TMPDIR", &work.root_parent).env("LC_ALL", "C.UTF-8").env("PATH", host::search_path());
+        command
+            .env("AMIBAKE_CUSTOMIZE", work.open().join("customize.sh"))
+            .env("AMIBAKE_OVERLAY", work.open().join("overlay"));
+        command.env("TMPDIR", work.open()).env("LC_ALL", "C.UTF-8").env("PATH", host::search_path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A terminal's Ctrl-C is for amibake, which ends this itself.
         command.process_group(0).kill_on_drop(true);
