@@ -132,11 +132,12 @@ impl LocalMachine {
     async fn answers(&self, what: &str, before: Option<&str>) -> Result<()> {
         let schedule =
             Schedule { first: Duration::from_millis(100), most: Duration::from_millis(500), deadline: self.start };
+        let started = tokio::time::Instant::now();
         let probe = async || {
             if let Some(reason) = self.files.dead_end() {
                 return Err(self.explain(Error::failed(format!("the machine does not start: {reason}"))));
             }
-            match self.boot_id(before).await {
+            match self.boot_id(before, started.elapsed()).await {
                 Ok(None) => Ok(Probe::Ready(())),
                 Ok(Some(reason)) => Ok(Probe::NotYet(reason)),
                 Err(error) => Ok(Probe::NotYet(one_line(&error))),
@@ -147,8 +148,8 @@ impl LocalMachine {
     }
 
     /// Connects; why that is not enough.
-    async fn boot_id(&self, before: Option<&str>) -> Result<Option<String>> {
-        self.ssh.connect().await?;
+    async fn boot_id(&self, before: Option<&str>, waited: Duration) -> Result<Option<String>> {
+        self.ssh.connect(waited).await?;
         let Some(before) = before else { return Ok(None) };
         if self.ssh.output(BOOT_ID).await? != before {
             return Ok(None);
@@ -179,6 +180,13 @@ fn one_line(error: &Error) -> String {
         cause = current.source();
     }
     text
+}
+
+/// An option of OpenSSH's client with a path as its value: quoted as its configuration file has it (ssh_config(5)),
+/// where `%` begins a token.
+fn ssh_option(name: &str, path: &std::path::Path) -> String {
+    let path = path.display().to_string();
+    format!("{name}=\"{}\"", path.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%"))
 }
 
 #[async_trait]
@@ -254,16 +262,15 @@ impl Machine for LocalMachine {
     }
 
     fn reach(&self) -> Reach {
-        let path = |path: std::path::PathBuf| quoted(&path.display().to_string());
         Reach {
             command: format!(
-                "ssh -F none -i {} -o IdentitiesOnly=yes -o UserKnownHostsFile={} -p {} root@127.0.0.1",
-                path(self.files.key()),
-                path(self.files.known_hosts()),
+                "ssh -F none -o IdentitiesOnly=yes -o {} -o {} -p {} root@127.0.0.1",
+                quoted(&ssh_option("IdentityFile", &self.files.key())),
+                quoted(&ssh_option("UserKnownHostsFile", &self.files.known_hosts())),
                 self.ssh.port()
             ),
             address: self.member.map(network::address),
-            end: format!("kill {}; rm -rf {}", self.process.pid, path(self.files.dir.clone())),
+            end: format!("kill {}; rm -rf {}", self.process.pid, quoted(&self.files.dir.display().to_string())),
         }
     }
 }

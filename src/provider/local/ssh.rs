@@ -18,9 +18,10 @@ use tokio::task::JoinHandle;
 use crate::error::{Context as _, Error, Result};
 use crate::provider::ScriptEnd;
 
-/// How long a server may take to say who it is. QEMU accepts the connection long before the guest does, so a probe of a
-/// guest that is not up yet ends here; and after that QEMU repeats the guest's part only every six seconds.
-const BANNER: Duration = Duration::from_secs(2);
+/// How long a server may take to say who it is: a quarter of the time the guest has been waited for, within these.
+/// QEMU accepts the connection long before the guest does and repeats the guest's part every six seconds only, so a
+/// short try finds a quick guest sooner; a guest on a busy host needs seconds to start the server's process.
+const BANNER: std::ops::Range<Duration> = Duration::from_secs(1)..Duration::from_secs(15);
 /// How long the key exchange and the login may take: seconds of computing on an emulated processor under load.
 const LOGIN: Duration = Duration::from_secs(60);
 /// A guest that is silent for eight of these is dead; a stalled one is not.
@@ -147,14 +148,15 @@ impl Ssh {
         self.port
     }
 
-    /// Connects anew.
+    /// Connects anew; the guest has been waited for this long.
     ///
     /// # Errors
     /// When the guest is not there yet, or refuses.
-    pub(super) async fn connect(&self) -> Result<()> {
+    pub(super) async fn connect(&self, waited: Duration) -> Result<()> {
         let mut connection = self.connection.lock().await;
         *connection = None;
-        *connection = Some(Arc::new(self.login().await?));
+        let patience = (waited / 4).clamp(BANNER.start, BANNER.end);
+        *connection = Some(Arc::new(self.login(patience).await?));
         Ok(())
     }
 
@@ -163,12 +165,12 @@ impl Ssh {
         *self.connection.lock().await = None;
     }
 
-    async fn login(&self) -> Result<Handle<Guest>> {
+    async fn login(&self, patience: Duration) -> Result<Handle<Guest>> {
         let context = || format!("cannot reach the machine's SSH at 127.0.0.1:{}", self.port);
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.or_host(context)?;
         stream.set_nodelay(true).or_host(context)?;
         // The server speaks first (RFC 4253 4.2): peeked at, not taken.
-        let first = tokio::time::timeout(BANNER, stream.peek(&mut [0])).await;
+        let first = tokio::time::timeout(patience, stream.peek(&mut [0])).await;
         let first = first.map_err(|_elapsed| Error::host(context()).with_source("it says nothing yet"))?;
         if first.or_host(context)? == 0 {
             return Err(Error::host(context()).with_source("it closed the connection"));
@@ -205,7 +207,7 @@ impl Ssh {
             return Ok(channel);
         }
         *connection = None;
-        let handle = connection.insert(Arc::new(self.login().await?));
+        let handle = connection.insert(Arc::new(self.login(BANNER.end).await?));
         handle.channel_open_session().await.or_host(|| "cannot open a channel to the machine".to_owned())
     }
 
