@@ -1,5 +1,8 @@
 //! The command line through its binary: help, exit statuses, what goes to stdout and what to stderr.
 
+// In a test, an unwrap that fails is the test that fails.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

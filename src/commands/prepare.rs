@@ -64,7 +64,7 @@ pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Re
         0 => Ok(loaded),
         1 => Err(failed.remove(0)),
         count => {
-            let details: Vec<String> = failed.iter().map(|error| crate::error::render(error)).collect();
+            let details: Vec<String> = failed.iter().map(crate::error::render).collect();
             Err(Error::usage(format!("{count} recipes cannot be used")).with_detail(details.concat()))
         }
     }

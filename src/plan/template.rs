@@ -90,7 +90,7 @@ fn at_least(version: Version, least: &str) -> Result<bool, Error> {
 fn toml_literal(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::String | ValueKind::Number | ValueKind::Bool | ValueKind::Seq | ValueKind::Iterable => {
-            toml::Value::try_from(value).map(|literal| literal.to_string()).map_err(|error| invalid(error))
+            toml::Value::try_from(value).map(|literal| literal.to_string()).map_err(invalid)
         }
         kind => Err(invalid(format!("{kind} has no TOML literal here"))),
     }
