@@ -1,366 +1,297 @@
-//! Plans of the shipped recipes and of a hostile one: what they decide, that every script is sound, and what moves a
-//! fingerprint.
+//! Plans as values: what is decided, how it reads, what is refused, and what the fingerprint covers.
 
-// In a test, an unwrap that fails is the test that fails.
-#![allow(clippy::unwrap_used)]
+mod plan_support;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-use amibake::plan::{self, BaseImage, Facts, ImageFormat, Options, Plan, wanted_assets};
-use amibake::recipe::{self, ProviderKind, Recipe};
-use amibake::release::{Arch, Lock, LockedArtifact, Platform, Sha256, Version};
+use amibake::error::render;
+use amibake::plan::{Facts, Plan, plan, render_text, wanted_assets};
+use amibake::recipe::{ProviderKind, Recipe, StepSpec};
+use amibake::release::{Arch, Lock, Version};
+use plan_support::{NASTY, facts, lock, nasty, options, recipe};
 use proptest::prelude::*;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+#[test]
+fn a_plan_as_text() {
+    insta::assert_snapshot!(render_text(&nasty()));
 }
 
-fn lock(version: Version) -> Lock {
-    let artifact = |arch: Arch| LockedArtifact {
-        url: format!("https://example.com/{version}/buildkit-{version}.linux-{arch}.tar.gz"),
-        sha256: Sha256::of(arch.as_str().as_bytes()),
+/// Scripts are in the text's snapshot, whole.
+#[test]
+fn a_plan_as_json() {
+    let mut json = serde_json::to_value(nasty()).unwrap();
+    let plan = json.as_object_mut().unwrap();
+    let shorten = |step: &mut serde_json::Value| {
+        let script = step["script"].as_str().unwrap();
+        assert!(script.starts_with("#!/bin/bash\n") && script.ends_with('\n'));
+        step["script"] = "…".into();
     };
-    let artifacts = Arch::ALL.into_iter().map(|arch| (Platform(arch), artifact(arch))).collect();
-    Lock { version, stand_in: false, artifacts }
+    plan["steps"].as_array_mut().unwrap().iter_mut().for_each(shorten);
+    plan["checks"].as_array_mut().unwrap().iter_mut().for_each(shorten);
+    shorten(&mut plan["seal"]);
+    insta::assert_json_snapshot!(json);
 }
 
-fn newest() -> Lock {
-    lock(Version::new(0, 31, 2))
+#[test]
+fn planning_is_a_function() {
+    assert_eq!(nasty(), nasty());
 }
 
-fn base() -> BaseImage {
-    BaseImage {
-        name: "debian-12".to_owned(),
-        identity: format!("sha256:{}", Sha256::of(b"base")),
-        location: "/base.qcow2".to_owned(),
-        arch: Arch::Amd64,
-        disk_bytes: 4 << 30,
+#[test]
+fn assets_that_are_wanted() {
+    let wanted: Vec<String> = wanted_assets(&recipe(NASTY)).into_iter().collect();
+    assert_eq!(wanted, ["blob.bin", "sample.conf", "sample.service"]);
+}
+
+#[test]
+fn names_are_unique_and_derived_where_none_is_given() {
+    let names: Vec<String> = nasty().steps.into_iter().map(|step| step.name).collect();
+    assert_eq!(
+        names,
+        [
+            "packages: git, docker.io=20.10.24+dfsg1-1+deb12u1 and 1 more",
+            "only where there is apt",
+            "buildkit: all of it",
+            "buildkit: bin/buildctl",
+            "file /etc/o'dd $(dir)/na\"me `x` é %n",
+            "file /etc/binary",
+            "file /etc/binary (2)",
+            "templated",
+            "unit sample.service",
+            "unit sample@.service",
+            "quotes 'in' \"names\" $(x)",
+        ]
+    );
+    let many = recipe(
+        "name = \"x\"\n[[step]]\nkind = \"packages\"\napt = [\"a-package-with-a-name\", \"another-long-package\", \"third\", \
+         \"fourth\"]\n[[step]]\nkind = \"run\"\nname = \"file /x\"\nscript = \"true\"\n[[step]]\nkind = \"file\"\npath = \
+         \"/x\"\ncontent = \"\"\n",
+    );
+    let plan = plan(&many, &lock(), &facts(), &options()).unwrap();
+    let names: Vec<&str> = plan.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["packages: a-package-with-a-name, another-long-package, third and 1 more", "file /x", "file /x (2)"]
+    );
+}
+
+#[test]
+fn a_stand_in_shows_in_name_and_tags() {
+    let stand_in = Lock { stand_in: true, ..lock() };
+    let plan = plan(&recipe(NASTY), &stand_in, &facts(), &options()).unwrap();
+    assert!(plan.image.name.0.starts_with("sample-v0.31.2-standin-amd64-"), "{}", plan.image.name);
+    assert_eq!(plan.image.tags["amibake:stand-in"], "true");
+    assert!(render_text(&plan).contains("STAND-IN"));
+    assert_eq!(nasty().image.tags["amibake:stand-in"], "false");
+}
+
+/// A recipe with one more piece of TOML, planned; the fault as it is printed.
+fn fault(more: &str, change: impl FnOnce(&mut Recipe, &mut Lock, &mut Facts)) -> String {
+    let (mut recipe, mut lock, mut facts) = (recipe(&format!("name = \"sample\"\n{more}")), lock(), facts());
+    change(&mut recipe, &mut lock, &mut facts);
+    let error = plan(&recipe, &lock, &facts, &options()).unwrap_err();
+    assert_eq!(error.exit().code(), 2);
+    render(&error)
+}
+
+#[test]
+fn faults() {
+    let unit = |more: &str| {
+        format!(
+            "[[step]]\nkind = \"unit\"\nunit = \"a@.service\"\ncontent = \"[Service]\\nExecStart=/bin/true\\n\"\n{more}"
+        )
+    };
+    let file = |more: &str| format!("[[step]]\nkind = \"file\"\npath = \"/x\"\n{more}");
+    let long = "v".repeat(256);
+    let faults = [
+        fault("", |_, lock, _| _ = lock.artifacts.pop_first()),
+        fault("", |_, lock, _| lock.artifacts.clear()),
+        fault("", |_, _, facts| facts.base.arch = Arch::Arm64),
+        fault("[machine]\ndisk = \"2GiB\"", |_, _, _| ()),
+        fault("[machine]\ndisk = \"3GiB\"", |_, _, facts| facts.base.disk_bytes += 1),
+        fault("[buildkitd]", |_, lock, _| lock.version = Version::new(0, 12, 5)),
+        fault(&unit(""), |_, _, _| ()),
+        fault(&unit("enable = false\nstart = true"), |_, _, _| ()),
+        fault(&file("asset = \"none\""), |_, _, _| ()),
+        fault(&file("asset = \"blob.bin\"\ntemplate = true"), |_, _, _| ()),
+        fault(&file("content = \"a\\n{{ buildkitd.port }}\"\ntemplate = true"), |_, _, _| ()),
+        fault(&file("asset = \"sample.conf\"\ntemplate = true"), |_, _, _| ()),
+        fault(&format!("[tags]\nteam = \"{long}\""), |_, _, _| ()),
+        fault(&format!("[tags]\n{} = \"x\"", &long[..128]), |_, _, _| ()),
+        fault("[tags]\n\"amibake:recipe\" = \"x\"", |_, _, _| ()),
+        fault("", |recipe, _, _| recipe.tags.extend((0..45).map(|number| (format!("t{number}"), String::new())))),
+    ];
+    insta::assert_snapshot!(faults.join("\n"));
+}
+
+#[test]
+fn a_unit_template_with_a_default_instance_can_be_enabled() {
+    let unit = recipe(
+        "name = \"x\"\n[[step]]\nkind = \"unit\"\nunit = \"a@.service\"\ncontent = \
+         \"[Service]\\nExecStart=/bin/true\\n[Install]\\nDefaultInstance=one\\nWantedBy=multi-user.target\\n\"\n",
+    );
+    assert!(plan(&unit, &lock(), &facts(), &options()).is_ok());
+}
+
+#[test]
+fn host_network_and_the_first_version_with_a_bridge_are_fine() {
+    for (more, version) in [
+        ("[buildkitd]\nnetwork = \"host\"", Version::new(0, 12, 5)),
+        ("[buildkitd]", Version::new(0, 13, 0)),
+        ("", Version::new(0, 9, 0)),
+    ] {
+        let lock = Lock { version, ..lock() };
+        assert!(
+            plan(&recipe(&format!("name = \"x\"\n{more}")), &lock, &facts(), &options()).is_ok(),
+            "{more} {version}"
+        );
     }
 }
 
-fn options() -> Options {
-    Options {
-        provider: ProviderKind::Local,
-        arch: Arch::Amd64,
-        format: ImageFormat::Qcow2,
-        standalone: true,
-        overrides: Vec::new(),
-    }
-}
-
-fn shipped_with(name: &str, overrides: &[&str], lock: &Lock) -> Plan {
-    let overrides: Vec<String> = overrides.iter().map(|given| (*given).to_owned()).collect();
-    let loaded = recipe::load(root(), name, &overrides).unwrap();
-    let assets = wanted_assets(&loaded.recipe)
-        .into_iter()
-        .map(|name| (name.clone(), std::fs::read(loaded.assets_dir.join(name)).unwrap()))
+#[test]
+fn checks_know_when_and_where_they_run() {
+    let checks = nasty().checks;
+    let when: Vec<_> = checks
+        .iter()
+        .map(|check| (check.at_bake, check.at_boot, check.peer.as_deref(), check.skipped.as_deref()))
         .collect();
-    plan::plan(&loaded.recipe, lock, &Facts { base: base(), assets }, &options()).unwrap()
+    assert_eq!(
+        when,
+        [
+            (true, true, None, None),
+            (false, true, None, Some("only on aws")),
+            (true, false, None, None),
+            (false, true, Some("builder"), None),
+        ]
+    );
+    let on_aws =
+        plan(&recipe(NASTY), &lock(), &facts(), &amibake::plan::Options { provider: ProviderKind::Aws, ..options() });
+    assert!(on_aws.unwrap().checks.iter().all(|check| check.skipped.is_none()));
 }
 
-fn shipped(name: &str) -> Plan {
-    shipped_with(name, &[], &newest())
+fn planned(text: &str, change: impl FnOnce(&mut Recipe, &mut Lock, &mut Facts)) -> Plan {
+    let (mut recipe, mut lock, mut facts) = (recipe(text), lock(), facts());
+    change(&mut recipe, &mut lock, &mut facts);
+    plan(&recipe, &lock, &facts, &options()).unwrap()
 }
 
-/// A recipe with every kind of step and values that a shell would trip over.
-const HOSTILE: &str = r#####"
-name = "hostile"
-tags = { team = "it's" }
-
-[[volume]]
-name = "data"
-mount = "/mnt/data"
-size = "1GiB"
-
-[[step]]
-kind = "packages"
-apt = ["git", "g++"]
-
-[[step]]
-kind = "buildkit"
-members = ["bin/buildctl"]
-prefix = "/opt/a b/$(c)"
-
-[[step]]
-kind = "file"
-path = "/opt/it's/$HOME/`x`"
-content = "'\"$(rm -rf /)`\\\n%h ünïcode"
-
-[[step]]
-kind = "file"
-path = "/opt/binary"
-asset = "binary"
-
-[[step]]
-kind = "file"
-path = "/opt/template"
-content = "{{ volumes[0].mount | sh }} {{ 'a\"b' | toml }} {{ 'a b%c$d' | systemd }} {{ '15m' | seconds }}\n"
-template = true
-
-[[step]]
-kind = "unit"
-unit = "it.service"
-content = "[Service]\nExecStart=/bin/true\n"
-enable = false
-
-[[step]]
-kind = "run"
-name = "a 'run' step"
-script = "echo one\nfalse # two\n"
-
-[[check]]
-name = "a check"
-script = "true"
-"#####;
-
-fn hostile_recipe(text: &str) -> Recipe {
-    recipe::parse("hostile.toml", text, &[]).map_err(|faults| faults.to_string()).unwrap()
+/// Index of the first step of a kind.
+fn step_of(recipe: &mut Recipe, wanted: fn(&StepSpec) -> bool) -> &mut StepSpec {
+    recipe.steps.iter_mut().find(|step| wanted(step)).unwrap()
 }
 
-fn planned(text: &str, asset: &[u8], lock: &Lock, base: BaseImage) -> Plan {
-    let assets = BTreeMap::from([("binary".to_owned(), asset.to_vec())]);
-    plan::plan(&hostile_recipe(text), lock, &Facts { base, assets }, &options()).unwrap()
+/// Puts another letter in the place of one.
+fn change_one(text: &mut String, at: usize) {
+    let at = at % text.chars().count();
+    *text = text.chars().enumerate().map(|(index, char)| if index == at { other(char) } else { char }).collect();
 }
 
-fn hostile() -> Plan {
-    planned(HOSTILE, b"\0\xff'\n", &newest(), base())
-}
-
-fn scripts(plan: &Plan) -> Vec<(String, String)> {
-    let steps = plan.steps.iter().chain([&plan.seal]).map(|step| (step.name.clone(), step.script.clone()));
-    steps.chain(plan.checks.iter().map(|check| (check.name.clone(), check.script.clone()))).collect()
+fn other(char: char) -> char {
+    if char == 'q' { 'z' } else { 'q' }
 }
 
 #[test]
-fn every_script_passes_shellcheck() {
-    for plan in [shipped("builder"), shipped("agent"), hostile()] {
-        for (name, script) in scripts(&plan) {
-            let mut child = Command::new("shellcheck")
-                // SC2034: a head that serves several bodies sets what one of them does not use. SC1091: files that are
-                // on the baked machine only. SC2317: the trap's function, where a script ends with `exit`.
-                .args(["--shell=bash", "--exclude=SC2034,SC1091,SC2317", "-"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("shellcheck is needed: apt-get install shellcheck");
-            child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-            let output = child.wait_with_output().unwrap();
-            assert!(
-                output.status.success(),
-                "{}: {name}\n{}\n{script}",
-                plan.recipe,
-                String::from_utf8_lossy(&output.stdout)
-            );
+fn what_does_not_shape_the_image_leaves_the_fingerprint_alone() {
+    let fingerprint = nasty().fingerprint;
+    let same =
+        |change: fn(&mut Recipe, &mut Lock, &mut Facts)| assert_eq!(planned(NASTY, change).fingerprint, fingerprint);
+    let remarked = NASTY.replace("\n[[", "\n# a remark\n[[").replace("kind = ", "kind    = ");
+    assert_eq!(planned(&remarked, |_, _, _| ()).fingerprint, fingerprint);
+    same(|recipe, _, _| recipe.description = "other".to_owned());
+    same(|recipe, _, _| recipe.name = "renamed".to_owned());
+    same(|recipe, _, _| recipe.tags.clear());
+    same(|recipe, _, _| recipe.machine.cpus = 1);
+    same(|recipe, _, _| recipe.machine.memory = "1GiB".to_owned());
+    same(|recipe, _, _| recipe.machine.timeout = "2h".to_owned());
+    same(|recipe, _, _| recipe.checks.clear());
+    same(|_, lock, _| lock.artifacts.values_mut().for_each(|artifact| artifact.url.push_str("/elsewhere")));
+    same(|_, _, facts| facts.base.name.push('x'));
+    same(|_, _, facts| facts.base.location.push('x'));
+    same(|_, _, facts| _ = facts.assets.insert("unused".to_owned(), Vec::new()));
+    same(|recipe, _, _| {
+        for step in &mut recipe.steps {
+            match step {
+                StepSpec::Run { name, timeout, .. } => (*name, *timeout) = ("other".to_owned(), None),
+                StepSpec::Packages { name, timeout, .. } | StepSpec::Buildkit { name, timeout, .. } => {
+                    (*name, *timeout) = (Some(format!("p{timeout:?}{}", name.is_some())), Some("1m".to_owned()));
+                }
+                StepSpec::File { name, path, .. } => *name = Some(format!("file at {path}")),
+                StepSpec::Unit { name, unit, .. } => *name = Some(format!("the unit {unit}")),
+            }
         }
-    }
-}
-
-#[test]
-fn what_the_shipped_recipes_do() {
-    let mut text = String::new();
-    for name in ["builder", "agent"] {
-        let plan = shipped(name);
-        let _ = writeln!(text, "{name}: {} volumes {:?}", plan.volumes.len(), plan.artifact.members);
-        for step in &plan.steps {
-            let _ = writeln!(text, "  step [{}] {} ({} s)", step.kind, step.name, step.timeout.as_secs());
-        }
-        for check in &plan.checks {
-            let when = (check.at_bake, check.at_boot, check.peer.as_deref(), check.skipped.as_deref());
-            let _ = writeln!(text, "  check {} {when:?}", check.name);
-        }
-    }
-    insta::assert_snapshot!(text);
-}
-
-#[test]
-fn a_plan_as_text_and_as_json() {
-    let plan = hostile();
-    insta::assert_snapshot!("hostile_text", plan::render_text(&plan));
-    let json = serde_json::to_value(&plan).unwrap();
-    let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
-    insta::assert_debug_snapshot!("hostile_json_keys", keys);
-}
-
-/// Runs a script as the executor does, in a folder of its own.
-fn run(script: &str) -> (Option<i32>, Vec<u8>) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("script");
-    std::fs::write(&file, script).unwrap();
-    let output = Command::new("bash").arg(&file).current_dir(folder.path()).output().unwrap();
-    (output.status.code(), [output.stdout, output.stderr].concat())
-}
-
-#[test]
-fn a_failing_script_tells_its_line() {
-    let plan = hostile();
-    let step = plan.steps.iter().find(|step| step.kind == "run").unwrap();
-    let (code, output) = run(&step.script);
-    assert_eq!(code, Some(1));
-    let line = plan::failed_line(&output).expect("the line is told");
-    assert_eq!(line - step.preamble_lines, 2, "{}", String::from_utf8_lossy(&output));
-    assert_eq!(step.script.lines().nth(line as usize - 1), Some("false # two"));
-    assert_eq!(plan::failed_line(b"nothing of ours"), None);
-}
-
-#[test]
-fn a_file_arrives_byte_for_byte_whatever_its_name() {
-    let target = tempfile::tempdir().unwrap();
-    let path = target.path().join("it's $(here)/a b");
-    let text = HOSTILE.replace("path = \"/opt/binary\"", &format!("path = \"{}\"", path.display()));
-    let owner = Command::new("id").args(["-un"]).output().unwrap();
-    let owner = String::from_utf8(owner.stdout).unwrap().trim().to_owned();
-    let text = text
-        .replace("asset = \"binary\"", &format!("asset = \"binary\"\nowner = \"{owner}:{owner}\"\nmode = \"0640\""));
-    let bytes: Vec<u8> = (0..=255).cycle().take(5000).collect();
-    let plan = planned(&text, &bytes, &newest(), base());
-    let (code, output) = run(&plan.steps[3].script);
-    assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&output));
-    assert_eq!(std::fs::read(&path).unwrap(), bytes);
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
-    assert_eq!(mode & 0o7777, 0o640);
-}
-
-/// The content that a `file` or `unit` step writes.
-fn content(plan: &Plan, path: &str) -> String {
-    let step = plan.steps.iter().find(|step| step.script.contains(&format!("={path}\n"))).unwrap();
-    let code = step.script.split("<<'AMIBAKE_FILE'\n").nth(1).unwrap().split("AMIBAKE_FILE").next().unwrap();
-    let decoded = Command::new("base64").arg("-d").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut decoded = decoded.unwrap();
-    decoded.stdin.take().unwrap().write_all(code.as_bytes()).unwrap();
-    String::from_utf8(decoded.wait_with_output().unwrap().stdout).unwrap()
-}
-
-#[test]
-fn the_daemons_configuration_fits_its_version() {
-    let keys = |version: Version| {
-        let template = content(&shipped_with("builder", &[], &lock(version)), "/etc/amibake/buildkitd.toml.in");
-        let number = regex_lite(&template);
-        let table: toml::Table = number.parse().unwrap_or_else(|error| panic!("{version}: {error}\n{number}"));
-        let policies = table["worker"]["oci"]["gcpolicy"].as_array().unwrap().clone();
-        assert!(policies.len() >= 2, "{version}");
-        policies.last().unwrap().as_table().unwrap().keys().cloned().collect::<Vec<_>>()
+    });
+    let elsewhere = amibake::plan::Options {
+        format: amibake::plan::ImageFormat::Raw,
+        standalone: false,
+        provider: ProviderKind::Aws,
+        overrides: Vec::new(),
+        ..options()
     };
-    for version in [Version::new(0, 13, 2), Version::new(0, 16, 0)] {
-        assert_eq!(keys(version), ["all", "keepBytes"], "{version}");
-    }
-    for version in [Version::new(0, 17, 0), Version::new(0, 31, 2)] {
-        assert_eq!(keys(version), ["all", "maxUsedSpace", "minFreeSpace", "reservedSpace"], "{version}");
-    }
-}
-
-/// The template with numbers where `configure` puts them at boot.
-fn regex_lite(template: &str) -> String {
-    let mut text = template.replace("@cpus@", "4");
-    while let Some(start) = text.find("@percent:") {
-        let end = start + 1 + text[start + 1..].find('@').unwrap();
-        text.replace_range(start..=end, "1000");
-    }
-    text
+    assert_eq!(plan(&recipe(NASTY), &lock(), &facts(), &elsewhere).unwrap().fingerprint, fingerprint);
 }
 
 #[test]
-fn the_daemons_unit_is_sound_and_takes_what_the_recipe_says() {
-    let overrides = ["buildkitd.port=2345", "buildkitd.extra_flags=[\"--debug\", \"--log-format=json\"]"];
-    let unit = content(&shipped_with("builder", &overrides, &newest()), "buildkitd.service");
-    assert!(unit.contains("--addr tcp://0.0.0.0:2345"), "{unit}");
-    assert!(unit.contains("    --log-format=json\n"), "{unit}");
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("buildkitd.service");
-    // Programs that are only in the image.
-    let here =
-        unit.replace("/usr/local/bin/buildkitd", "/bin/true").replace("/usr/local/libexec/amibake/", "/bin/true ");
-    std::fs::write(&file, here).unwrap();
-    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output();
-    let output = output.expect("systemd-analyze is needed: apt-get install systemd");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let about: Vec<&str> = said.lines().filter(|line| line.contains("buildkitd.service")).collect();
-    assert!(about.is_empty(), "{about:#?}");
-}
-
-#[test]
-fn a_bridge_needs_a_release_that_has_one() {
-    let loaded = recipe::load(root(), "builder", &[]).unwrap();
-    let facts = Facts { base: base(), assets: BTreeMap::new() };
-    let error = plan::plan(&loaded.recipe, &lock(Version::new(0, 12, 5)), &facts, &options()).unwrap_err();
-    assert_eq!(error.exit().code(), 2);
-    assert!(error.hint().unwrap().contains("network = \"host\""));
-}
-
-#[test]
-fn a_template_that_does_not_render_names_its_line() {
-    let text = HOSTILE.replace("{{ volumes[0].mount | sh }}", "one\\n{{ nothing.here }}");
-    let facts = Facts { base: base(), assets: BTreeMap::from([("binary".to_owned(), Vec::new())]) };
-    let error = plan::plan(&hostile_recipe(&text), &newest(), &facts, &options()).unwrap_err();
-    assert_eq!(error.exit().code(), 2);
-    assert!(error.to_string().contains("/opt/template:2"), "{error}");
-}
-
-#[test]
-fn a_fingerprint_covers_content_and_nothing_else() {
-    let print = |text: &str| planned(text, b"x", &newest(), base()).fingerprint;
-    let same = print(HOSTILE);
-    for (what, text) in [
-        ("a comment", format!("# comment\n{HOSTILE}")),
-        ("a tag", HOSTILE.replace("it's\" }", "other\" }")),
-        ("the machine's size", format!("{HOSTILE}\n[machine]\ncpus = 7\nmemory = \"3GiB\"\ntimeout = \"80m\"\n")),
-        ("a check", HOSTILE.replace("script = \"true\"", "script = \"false\"")),
-        ("a step's name", HOSTILE.replace("a 'run' step", "another name")),
-        ("a time-out", HOSTILE.replace("name = \"a 'run' step\"", "name = \"a 'run' step\"\ntimeout = \"5m\"")),
-    ] {
-        assert_eq!(print(&text), same, "{what} moves the fingerprint");
-    }
-    for (what, text) in [
-        ("a script", HOSTILE.replace("echo one", "echo onf")),
-        ("a file's content", HOSTILE.replace("%h", "%i")),
-        ("a file's mode", HOSTILE.replace("path = \"/opt/binary\"", "path = \"/opt/binary\"\nmode = \"0600\"")),
-        ("a path", HOSTILE.replace("/opt/binary", "/opt/binarz")),
-        ("a package", HOSTILE.replace("g++", "gcc")),
-        ("a volume's mount", HOSTILE.replace("/mnt/data", "/mnt/date")),
-        ("a volume's size", HOSTILE.replace("size = \"1GiB\"", "size = \"2GiB\"")),
-        ("the disk", format!("{HOSTILE}\n[machine]\ndisk = \"5GiB\"\n")),
-        ("a member", HOSTILE.replace("bin/buildctl", "bin/buildkitd")),
-    ] {
-        assert_ne!(print(&text), same, "{what} does not move the fingerprint");
-    }
-    let mut other = base();
-    other.identity.push('0');
-    assert_ne!(planned(HOSTILE, b"x", &newest(), other).fingerprint, same, "the base");
-    assert_ne!(planned(HOSTILE, b"x", &lock(Version::new(0, 31, 1)), base()).fingerprint, same, "the release");
+fn what_shapes_the_image_changes_the_fingerprint() {
+    let mut seen = vec![nasty().fingerprint];
+    let mut differs = |change: fn(&mut Recipe, &mut Lock, &mut Facts)| {
+        let fingerprint = planned(NASTY, change).fingerprint;
+        assert!(!seen.contains(&fingerprint));
+        seen.push(fingerprint);
+    };
+    differs(|recipe, _, _| recipe.machine.disk = Some("13GiB".to_owned()));
+    differs(|recipe, _, _| recipe.volumes[0].name = "other".to_owned());
+    differs(|recipe, _, _| recipe.volumes[0].mount = "/var/lib/other".to_owned());
+    differs(|recipe, _, _| recipe.volumes[0].size = "21GiB".to_owned());
+    differs(|recipe, _, _| recipe.volumes[0].volume_type = "io2".to_owned());
+    differs(|recipe, _, _| recipe.volumes[0].filesystem = amibake::recipe::Filesystem::Ext4);
+    differs(|recipe, _, _| recipe.volumes.clear());
+    differs(|recipe, _, _| recipe.buildkitd.as_mut().unwrap().port = 1);
+    differs(|recipe, _, _| _ = recipe.steps.pop());
+    differs(|recipe, _, _| recipe.steps.clear());
+    differs(|_, lock, _| lock.version = Version::new(0, 31, 3));
+    differs(|_, lock, _| lock.stand_in = true);
+    let arm = amibake::plan::Options { arch: Arch::Arm64, ..options() };
+    let mut on_arm = facts();
+    on_arm.base.arch = Arch::Arm64;
+    assert!(!seen.contains(&plan(&recipe(NASTY), &lock(), &on_arm, &arm).unwrap().fingerprint));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// One byte of an asset, anywhere, makes another image; the same bytes make the same one.
     #[test]
-    fn one_byte_of_an_asset_moves_the_fingerprint(
-        bytes in proptest::collection::vec(any::<u8>(), 1..200),
-        at in any::<prop::sample::Index>(),
-        flip in 1_u8..,
-    ) {
-        let mut changed = bytes.clone();
-        changed[at.index(bytes.len())] ^= flip;
-        let print = |asset: &[u8]| planned(HOSTILE, asset, &newest(), base()).fingerprint;
-        prop_assert_eq!(print(&bytes), print(&bytes));
-        prop_assert_ne!(print(&bytes), print(&changed));
+    fn one_byte_of_anything_that_is_in_the_image_changes_the_fingerprint(which in 0..8, at in 0..10_000_usize, bit in 0..8_u8) {
+        let changed = planned(NASTY, |recipe, lock, facts| {
+            let is_file = |step: &StepSpec| matches!(step, StepSpec::File { content: Some(_), .. });
+            match (which, step_of(recipe, is_file)) {
+                (0, StepSpec::File { content: Some(content), .. }) => change_one(content, at),
+                (1, StepSpec::File { path, .. }) => change_one(path, 1 + at % (path.chars().count() - 1)),
+                (2, StepSpec::File { owner, .. }) => change_one(owner, at),
+                (3, StepSpec::File { mode, .. }) => *mode = format!("{:04o}", 0o4750 ^ (1 << (at % 12))),
+                (4, _) => {
+                    let blob = facts.assets.get_mut("blob.bin").unwrap();
+                    let at = at % blob.len();
+                    blob[at] ^= 1 << bit;
+                }
+                (5, _) => change_one(&mut facts.base.identity, at),
+                (6, _) => {
+                    let artifact = lock.artifacts.get_mut(&amibake::release::Platform(Arch::Amd64)).unwrap();
+                    let mut digits = artifact.sha256.to_string();
+                    digits.replace_range(at % 64..at % 64 + 1, "c");
+                    artifact.sha256 = digits.parse().unwrap();
+                }
+                _ => {
+                    let StepSpec::Run { script, .. } = step_of(recipe, |step| matches!(step, StepSpec::Run { .. })) else {
+                        unreachable!()
+                    };
+                    change_one(script, at % (script.len() - 1));
+                }
+            }
+        });
+        prop_assert_ne!(changed.fingerprint, nasty().fingerprint);
     }
 
-    /// Steps in another order make another image.
     #[test]
-    fn the_order_of_steps_moves_the_fingerprint(first in 0_usize..5, by in 1_usize..5) {
-        let second = (first + by) % 5;
-        let step = |number: usize| format!("[[step]]\nkind = \"run\"\nname = \"{number}\"\nscript = \"echo {number}\"\n");
-        let text = |order: &[usize]| {
-            format!("name = \"order\"\n{}", order.iter().map(|number| step(*number)).collect::<String>())
-        };
-        let order: Vec<usize> = (0..5).collect();
-        let mut swapped = order.clone();
-        swapped.swap(first, second);
-        let print = |order: &[usize]| planned(&text(order), b"", &newest(), base()).fingerprint;
-        prop_assert_ne!(print(&order), print(&swapped));
+    fn the_order_of_steps_changes_the_fingerprint(one in 0..11_usize, two in 0..11_usize) {
+        let swapped = planned(NASTY, |recipe, _, _| recipe.steps.swap(one, two));
+        prop_assert_eq!(swapped.fingerprint == nasty().fingerprint, one == two);
     }
 }

@@ -1,12 +1,16 @@
-# shellcheck shell=bash
-# Writes beside, then renames: a reader never sees half a file.
-install_file() {
-    local beside
-    mkdir -p -- "$(dirname -- "$path")"
-    beside=$(mktemp -- "$path.XXXXXX")
-    base64 --decode >"$beside"
-    chown -- "$owner" "$beside"
-    chmod -- "$mode" "$beside"
-    mv -fT -- "$beside" "$path"
-    if command -v restorecon >/dev/null; then restorecon -- "$path" || true; fi
-}
+
+folder=${path%/*}
+mkdir -p -- "${folder:-/}"
+if [[ -d $path && ! -L $path ]]; then
+    echo "$path is a folder" >&2
+    exit 1
+fi
+# Renamed into place: nobody reads half of it, and a link at its place is replaced, not followed.
+temporary=$(mktemp -- "$folder/.amibake.XXXXXX")
+trap 'rm -f -- "$temporary"' EXIT
+content >"$temporary"
+# chown first: it clears set-id bits, and chmod must have the last word.
+chown -- "$owner" "$temporary"
+chmod -- "$mode" "$temporary"
+mv -fT -- "$temporary" "$path"
+if command -v restorecon >/dev/null; then restorecon -F "$path"; fi

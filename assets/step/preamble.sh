@@ -1,12 +1,16 @@
 #!/bin/bash
-# The head of every script that amibake runs: fail at the first fault, and say at which line.
+# Written by amibake: what every script starts with.
 set -Eeuo pipefail
+# Says where the script failed, counted without these lines; amibake reads it back (`plan::failed_line`).
 amibake_failed() {
-    local status=$1 line=$2 command=${3%%$'\n'*}
-    echo "amibake: failed at line $line: exit status $status: $command" >&2
-    exit "$status"
+    # Once, from the shell that ends: not from its subshells, and not where the script chose to go on.
+    if [[ $BASH_SUBSHELL == 0 && $- == *e* ]]; then
+        printf 'amibake: line %d: %s: exit status %d\n' "$(($2 - @lines@))" "${3%%$'\n'*}" "$1" >&2
+    fi
 }
 trap 'amibake_failed "$?" "$LINENO" "$BASH_COMMAND"' ERR
 umask 022
-export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive TMPDIR=/var/tmp
+cd /
+# /var/tmp: /tmp is a small tmpfs on Amazon Linux 2023.
+export HOME=/root TMPDIR=/var/tmp LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

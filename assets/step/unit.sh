@@ -1,14 +1,33 @@
-# shellcheck shell=bash
-# A template is verified by an instance of it.
-instance=${unit/@./@amibake.}
-systemctl daemon-reload
-# It reports a misspelt directive and still exits 0; what it says of other units is not this unit's fault.
-if ! said=$(systemd-analyze verify --man=no "$instance" 2>&1) || grep -F -- "$unit" <<<"$said"; then
-    echo "$said"
+
+# systemd leaves out what it does not know and goes on; here a word of the unit that has no effect is an error. What is
+# wrong with other units is none of this step's business.
+status=0
+said=$(systemd-analyze verify --man=no --recursive-errors=no "$path" 2>&1) || status=$?
+if [[ -n $said ]]; then printf '%s\n' "$said"; fi
+ours=$(grep -F -- "$path:" <<<"$said" || true)
+if [[ $status != 0 || $ours =~ ignoring|Unknown|Failed\ to\ parse ]]; then
+    echo "$unit: systemd-analyze verify refuses it" >&2
     exit 1
 fi
-if ((enable)); then systemctl enable -- "$unit"; fi
-if ((start)) && ! systemctl start -- "$unit"; then
-    systemctl status --no-pager --full --lines=30 -- "$unit" || true
-    exit 1
+
+systemctl daemon-reload
+if [[ $enable == yes ]]; then
+    systemctl enable -- "$unit"
+    # `enable` is content with a unit that has nothing to enable.
+    state=$(systemctl is-enabled -- "$unit" || true)
+    case $state in
+    enabled | alias | indirect | linked) ;;
+    *)
+        echo "$unit: it is ${state:-unknown} after \`systemctl enable\`: it needs an [Install] section" >&2
+        exit 1
+        ;;
+    esac
+fi
+if [[ $start == yes ]]; then
+    if ! systemctl start -- "$unit" || systemctl --quiet is-failed -- "$unit"; then
+        systemctl status --no-pager --full --lines=0 -- "$unit" || true
+        journalctl --no-pager --boot --lines=50 --unit="$unit" || true
+        echo "$unit: it does not start" >&2
+        exit 1
+    fi
 fi

@@ -80,13 +80,9 @@ impl Script<'_> {
     pub(super) fn explain(&self, ran: &Ran) -> String {
         let mut text = String::new();
         if let Some(number) = crate::plan::failed_line(&ran.tail)
-            && let Some(line) = self.text.lines().nth(number.saturating_sub(1) as usize)
+            && let Some(line) = self.text.lines().nth((self.preamble_lines + number - 1) as usize)
         {
-            match number.checked_sub(self.preamble_lines) {
-                Some(own) if own > 0 => _ = writeln!(text, "  line {own} of the script: {}", clean(line.trim())),
-                // A line that amibake wrote has no number a user could look up.
-                _ => _ = writeln!(text, "  in the script: {}", clean(line.trim())),
-            }
+            let _ = writeln!(text, "  line {number} of the script: {}", clean(line.trim()));
         }
         let lines = last_lines(&ran.tail);
         if lines.is_empty() {
@@ -156,10 +152,10 @@ mod tests {
         };
         let ran =
             |tail: &[u8]| Ran { end: End::Ended(ScriptEnd::Exited(1)), elapsed: Duration::ZERO, tail: tail.to_vec() };
-        let explained = script.explain(&ran(b"one\namibake: failed at line 4\n"));
+        let explained = script.explain(&ran(b"one\namibake: line 2: false: exit status 1\n"));
         assert!(explained.starts_with("  line 2 of the script: false # two\n"), "{explained}");
         assert!(explained.contains("\n  | one\n"), "{explained}");
         assert_eq!(script.explain(&ran(b"")), "  it printed nothing\n");
-        assert!(script.explain(&ran(b"amibake: failed at line 999\n")).starts_with("  the last lines"));
+        assert!(script.explain(&ran(b"amibake: line 999: false: exit status 1\n")).starts_with("  the last lines"));
     }
 }

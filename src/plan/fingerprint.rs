@@ -1,52 +1,68 @@
 //! The fingerprint: a digest over all that shapes an image's content, and nothing else.
 //!
-//! In: the base's identity, the architecture, each step's kind and script, the seal, the tarball's digest, the volumes,
-//! the root disk's size. Out: names, comments, tags, checks, time-outs, the machine's size, where things are fetched
-//! from, who supplies the machine and how the image is stored.
+//! In: base, architecture, size of the root disk, the artifact's digest, data volumes (an AMI carries them), the kind and
+//! script of every step, the seal. Out: names, tags, timeouts, checks, the machine's processors and memory, the provider,
+//! how the image is stored, where the artifact is fetched from. A step's content, owner, mode and so on are in its script.
 
-use sha2::{Digest as _, Sha256 as Hasher};
+use sha2::Digest as _;
 
 use super::{Fingerprint, Step, VolumePlan};
+use crate::recipe::Filesystem;
 use crate::release::{Arch, Sha256};
 
-/// Changed whenever what is digested changes, so that two versions of amibake never mean two things by one fingerprint.
-const DOMAIN: &str = "amibake image 1";
+/// Changes when what is hashed, or how, does: then no old image is taken for a new one.
+const DOMAIN: &str = "amibake image content, 1";
 
-/// What shapes an image's content.
-pub(super) struct Content<'p> {
-    pub(super) base: &'p str,
+/// What shapes an image.
+pub(super) struct Shape<'a> {
+    pub(super) base_identity: &'a str,
     pub(super) arch: Arch,
-    pub(super) artifact: Sha256,
-    pub(super) steps: &'p [Step],
-    pub(super) seal: &'p Step,
-    pub(super) volumes: &'p [VolumePlan],
     pub(super) disk_bytes: u64,
+    pub(super) artifact: &'a Sha256,
+    pub(super) volumes: &'a [VolumePlan],
+    pub(super) steps: &'a [Step],
+    pub(super) seal: &'a Step,
 }
 
-pub(super) fn fingerprint(content: &Content<'_>) -> Fingerprint {
-    let mut hasher = Hasher::new();
-    // Each field with its length before it: no two contents run together into the same bytes.
-    let mut field = |bytes: &[u8]| {
-        hasher.update((bytes.len() as u64).to_be_bytes());
-        hasher.update(bytes);
-    };
-    field(DOMAIN.as_bytes());
-    field(content.base.as_bytes());
-    field(content.arch.as_str().as_bytes());
-    field(content.artifact.to_string().as_bytes());
-    field(&content.disk_bytes.to_be_bytes());
-    field(&(content.steps.len() as u64).to_be_bytes());
-    for step in content.steps.iter().chain([content.seal]) {
-        field(step.kind.as_bytes());
-        field(step.script.as_bytes());
+impl Shape<'_> {
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        let mut hash = Hash(sha2::Sha256::new());
+        hash.text(DOMAIN);
+        hash.text(self.base_identity);
+        hash.text(self.arch.as_str());
+        hash.number(self.disk_bytes);
+        hash.text(&self.artifact.to_string());
+        hash.number(self.volumes.len() as u64);
+        for volume in self.volumes {
+            hash.text(&volume.name);
+            hash.text(&volume.mount);
+            hash.number(volume.size_bytes);
+            hash.text(&volume.volume_type);
+            hash.text(match volume.filesystem {
+                Filesystem::Ext4 => "ext4",
+                Filesystem::Xfs => "xfs",
+            });
+        }
+        hash.number(self.steps.len() as u64);
+        for step in self.steps {
+            hash.text(step.kind);
+            hash.text(&step.script);
+        }
+        hash.text(&self.seal.script);
+        Fingerprint(Sha256::from_bytes(hash.0.finalize().into()))
     }
-    field(&(content.volumes.len() as u64).to_be_bytes());
-    for volume in content.volumes {
-        field(volume.name.as_bytes());
-        field(volume.mount.as_bytes());
-        field(&volume.size_bytes.to_be_bytes());
-        field(volume.volume_type.as_bytes());
-        field(volume.filesystem.as_str().as_bytes());
+}
+
+/// Every value with its length in front, and lists with their number: no two shapes have one serialisation.
+struct Hash(sha2::Sha256);
+
+impl Hash {
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_be_bytes());
     }
-    Fingerprint(Sha256::from_bytes(hasher.finalize().into()))
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.0.update(text.as_bytes());
+    }
 }

@@ -1,107 +1,143 @@
-//! A plan as a person reads it.
+//! A plan as a person reads it: all of it, with every script whole.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::Plan;
+use super::{Check, Plan, Step};
 
-/// What `amibake plan` prints: everything that would happen, with every script whole.
+/// The plan as text, for `amibake plan`: what `amibake build` does, in its order. Ends with a newline.
 #[must_use]
 pub fn render_text(plan: &Plan) -> String {
-    let mut out = String::new();
-    let mut line = |label: &str, text: String| {
-        let _ = writeln!(out, "{label:<12} {text}");
-    };
-    line("image", plan.image.name.to_string());
-    line("fingerprint", plan.fingerprint.to_string());
-    line("recipe", format!("{} ({}, {})", plan.recipe, plan.arch, plan.provider));
-    line("base", format!("{} ({})", plan.base.name, plan.base.identity));
-    let note = if plan.artifact.stand_in { ", a stand-in release: not BuildKit" } else { "" };
-    line("buildkit", format!("{}{note}", plan.artifact.version));
-    line("", plan.artifact.url.clone());
-    line("", format!("sha256:{}", plan.artifact.sha256));
-    let machine = &plan.machine;
-    line(
-        "machine",
-        format!(
-            "{} CPUs, {} memory, {} disk, at most {}",
-            machine.cpus,
-            size(machine.memory_bytes),
-            size(machine.disk_bytes),
-            time(machine.timeout)
-        ),
-    );
-    for volume in &plan.volumes {
-        line(
-            "volume",
-            format!(
-                "{} {} {} on {} ({})",
+    let mut text = Text(String::new());
+    text.head(plan);
+    text.section("Steps", &format!("{}, in this order", plan.steps.len()));
+    for (index, step) in plan.steps.iter().enumerate() {
+        text.step(&format!("{}. {}", index + 1, step.name), step);
+    }
+    text.section("Checks", &plan.checks.len().to_string());
+    for (index, check) in plan.checks.iter().enumerate() {
+        text.check(index + 1, check);
+    }
+    text.section("Seal", "last");
+    text.step(&plan.seal.name, &plan.seal);
+    text.0
+}
+
+/// A size as recipes spell it, in the largest unit that says it exactly.
+pub(super) fn bytes(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.iter().find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift)) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+/// A duration as recipes spell it.
+fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let mut text = String::new();
+    for (number, unit) in [(seconds / 3600, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')] {
+        if number > 0 {
+            let _ = write!(text, "{number}{unit}");
+        }
+    }
+    text
+}
+
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, plan: &Plan) {
+        self.row("image", &plan.image.name.to_string());
+        let alone = if plan.image.standalone { "standing on its own" } else { "on top of its base" };
+        self.row("format", &format!("{}, {alone}", plan.image.format.as_str()));
+        self.row("fingerprint", &plan.fingerprint.to_string());
+        self.row("recipe", &plan.recipe);
+        for (index, set) in plan.overrides.iter().enumerate() {
+            self.row(if index == 0 { "set" } else { "" }, set);
+        }
+        self.row("provider", &format!("{} ({})", plan.provider, plan.arch));
+        self.row("base", &format!("{}, {}", plan.base.name, bytes(plan.base.disk_bytes)));
+        self.row("", &plan.base.identity);
+        self.row("", &plan.base.location);
+        let artifact = &plan.artifact;
+        let what = if artifact.stand_in { " (STAND-IN of the tests, not a real BuildKit)" } else { "" };
+        self.row("buildkit", &format!("{}{what}", artifact.version));
+        self.row("", &format!("sha256:{}", artifact.sha256));
+        self.row("", &artifact.url);
+        if !artifact.members.is_empty() {
+            self.row("", &format!("needs {}", artifact.members.join(", ")));
+        }
+        let machine = &plan.machine;
+        let (memory, disk, most) = (bytes(machine.memory_bytes), bytes(machine.disk_bytes), duration(machine.timeout));
+        self.row("machine", &format!("{} CPUs, {memory} memory, {disk} disk, at most {most}", machine.cpus));
+        for (index, volume) in plan.volumes.iter().enumerate() {
+            let filesystem = format!("{:?}", volume.filesystem).to_lowercase();
+            let text = format!(
+                "{} at {}: {} {filesystem} ({}), label {}",
                 volume.name,
-                size(volume.size_bytes),
-                volume.volume_type,
                 volume.mount,
-                volume.filesystem.as_str()
-            ),
-        );
+                bytes(volume.size_bytes),
+                volume.volume_type,
+                volume.label()
+            );
+            self.row(if index == 0 { "volumes" } else { "" }, &text);
+        }
+        for (index, (key, value)) in plan.image.tags.iter().enumerate() {
+            self.row(if index == 0 { "tags" } else { "" }, &format!("{key} = {value}"));
+        }
     }
-    let format = plan.image.format.as_str();
-    line("stored as", if plan.image.standalone { format.to_owned() } else { format!("{format} on the base") });
-    for (key, value) in &plan.image.tags {
-        line("tag", format!("{key} = {value}"));
+
+    fn row(&mut self, key: &str, value: &str) {
+        let _ = writeln!(self.0, "{key:<13}{value}");
     }
-    for given in &plan.overrides {
-        line("set", given.clone());
+
+    fn section(&mut self, title: &str, what: &str) {
+        let _ = writeln!(self.0, "\n{title} ({what})");
     }
-    let total = plan.steps.len();
-    for (number, step) in plan.steps.iter().enumerate() {
-        let _ = writeln!(
-            out,
-            "\nstep {}/{total} [{}] {} (at most {})",
-            number + 1,
-            step.kind,
-            step.name,
-            time(step.timeout)
-        );
-        script(&mut out, &step.script);
+
+    fn step(&mut self, title: &str, step: &Step) {
+        self.script(title, &format!("{}, at most {}", step.kind, duration(step.timeout)), &step.script);
     }
-    for check in &plan.checks {
-        let mut when = Vec::new();
-        when.extend(check.at_bake.then_some("at the end of the bake"));
-        when.extend(check.at_boot.then_some("on the booted image"));
-        let mut when = when.join(" and ");
+
+    fn check(&mut self, number: usize, check: &Check) {
+        let mut when = match (check.at_bake, check.at_boot) {
+            (true, true) => "at the end of the bake and on a booted image".to_owned(),
+            (true, false) => "at the end of the bake".to_owned(),
+            (false, _) => "on a booted image".to_owned(),
+        };
         if let Some(peer) = &check.peer {
-            let _ = write!(when, ", beside {peer}");
+            let _ = write!(when, " beside `{peer}`");
         }
         if let Some(reason) = &check.skipped {
-            let _ = write!(when, "; skipped here: {reason}");
+            when = format!("skipped here: {reason}");
         }
-        let _ = writeln!(out, "\ncheck {} ({when})", check.name);
-        script(&mut out, &check.script);
+        let what = format!("{when}, at most {}", duration(check.timeout));
+        self.script(&format!("{number}. {}", check.name), &what, &check.script);
     }
-    let _ = writeln!(out, "\nseal {}", plan.seal.name);
-    script(&mut out, &plan.seal.script);
-    out
-}
 
-fn script(out: &mut String, text: &str) {
-    for line in text.lines() {
-        let _ = writeln!(out, "{}", format!("    {line}").trim_end());
-    }
-}
-
-/// Bytes in the largest unit that divides them.
-fn size(bytes: u64) -> String {
-    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift) {
-        Some((shift, unit)) => format!("{} {unit}", bytes >> shift),
-        None => format!("{bytes} B"),
+    fn script(&mut self, title: &str, what: &str, script: &str) {
+        let _ = writeln!(self.0, "\n{title} ({what})");
+        for line in script.lines() {
+            let indented = format!("    {line}");
+            let _ = writeln!(self.0, "{}", if line.is_empty() { "" } else { &indented });
+        }
     }
 }
 
-fn time(time: Duration) -> String {
-    match time.as_secs() {
-        seconds if seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
-        seconds if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
-        seconds => format!("{seconds} s"),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_are_spelt_as_in_recipes() {
+        for (number, text) in
+            [(2 << 30, "2GiB"), (1536 << 20, "1536MiB"), (1, "1 bytes"), (5 << 40, "5TiB"), (0, "0 bytes")]
+        {
+            assert_eq!(bytes(number), text);
+        }
+        for (seconds, text) in [(5400, "1h30m"), (90, "1m30s"), (7200, "2h"), (3601, "1h1s")] {
+            assert_eq!(duration(Duration::from_secs(seconds)), text);
+        }
     }
 }

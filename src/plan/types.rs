@@ -20,7 +20,8 @@ impl std::fmt::Display for Fingerprint {
     }
 }
 
-/// Name of an image: `<recipe>-<buildkit version>-<arch>-<first 12 digits of the fingerprint>`.
+/// Name of an image: `<recipe>-<buildkit version>-<arch>-<first 12 digits of the fingerprint>`; with `-standin` behind the
+/// version for the release that tests make.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct ImageName(pub String);
@@ -162,13 +163,13 @@ pub struct VolumePlan {
 }
 
 impl VolumePlan {
-    /// Label of its file system.
+    /// Label of its file system, by which an image finds it.
     #[must_use]
     pub fn label(&self) -> String {
         format!("bake-{}", self.name)
     }
 
-    /// Serial of a local disk.
+    /// Serial number of the local disk that stands for it.
     #[must_use]
     pub fn serial(&self) -> String {
         format!("amibake-{}", self.name)

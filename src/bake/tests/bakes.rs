@@ -145,8 +145,10 @@ async fn cancelled_before_it_begins_touches_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_step_shows_its_line_its_output_and_the_log() {
     let (place, world) = (Place::new(), World::new());
-    world
-        .act("preamble\ninstall git", Act::Exit(100, "\x1b[31mE:\x1b[0m no such package\namibake: failed at line 2\n"));
+    world.act(
+        "preamble\ninstall git",
+        Act::Exit(100, "\x1b[31mE:\x1b[0m no such package\namibake: line 1: install git: exit status 100\n"),
+    );
     let error = run(&place.job(), &world, &CancellationToken::new()).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Failed);
     let text = render(&error).replace(&place.run_dir().display().to_string(), "[run]");
@@ -156,7 +158,7 @@ async fn a_failed_step_shows_its_line_its_output_and_the_log() {
       the last lines of its output:
       | begins
       | E: no such package
-      | amibake: failed at line 2
+      | amibake: line 1: install git: exit status 100
     hint: the whole output is in [run]/bake.log; `--keep` leaves the machine for inspection
     ");
     place.assert_clean(&world, "");
