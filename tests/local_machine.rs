@@ -1,7 +1,9 @@
 //! The local provider with a real virtual machine, from a base disk to a booted pair of captured images.
 //!
-//! `AMIBAKE_TEST_BASE` names the base disk (`amibake base create` prints its path; `make test` sets it). Without it the
-//! test says that it did nothing; with it, whatever does not work is a failure.
+//! `AMIBAKE_TEST_BASE` names the base disk (`amibake base create` prints its path; `make test` sets it).
+
+// In a test, an unwrap that fails is the test that fails; how long things took is worth a line.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -171,11 +173,9 @@ fn lives(pid: u32) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a base disk: run by `make test`"]
 async fn a_machine_from_base_to_booted_images() {
-    let Some(base) = std::env::var_os("AMIBAKE_TEST_BASE").map(PathBuf::from) else {
-        eprintln!("nothing tested: AMIBAKE_TEST_BASE names no base disk");
-        return;
-    };
+    let base = std::env::var_os("AMIBAKE_TEST_BASE").map(PathBuf::from).expect("run this by `make test`");
     let world = World::new();
     let artifact = world.artifact().await;
     let mut plan = plan(&std::path::absolute(base).unwrap(), &artifact);

@@ -1,5 +1,8 @@
 //! Plans as values: what is decided, how it reads, what is refused, and what the fingerprint covers.
 
+// In a test, an unwrap that fails is the test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod plan_support;
 
 use amibake::error::render;

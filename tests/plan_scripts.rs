@@ -1,6 +1,9 @@
 //! Scripts of plans, for real: shellcheck over all of them, and those that can run in a folder of the test's own are run
 //! there, with what should be refused as well. Nothing here touches a path outside its temporary folder.
 
+// In a test, an unwrap that fails is the test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod plan_support;
 
 use std::fs;

@@ -2,6 +2,7 @@
 # Written by amibake: what every script starts with.
 set -Eeuo pipefail
 # Says where the script failed, counted without these lines; amibake reads it back (`plan::failed_line`).
+# shellcheck disable=SC2317 # it is the trap that calls it
 amibake_failed() {
     # Once, from the shell that ends: not from its subshells, and not where the script chose to go on.
     if [[ $BASH_SUBSHELL == 0 && $- == *e* ]]; then

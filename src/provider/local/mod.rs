@@ -1,8 +1,8 @@
 //! The local provider: machines are QEMU virtual machines on this host, images are disk images in `dist/`.
 //!
-//! A machine is a copy-on-write overlay in its own folder and a QEMU process ([`qemu`] decides its arguments, [`launch`]
-//! starts it, [`machine`] uses it). Scripts go through one SSH connection ([`ssh`]); QEMU itself is spoken to through its
-//! monitor ([`monitor`]) only. Needs no root.
+//! A machine is a copy-on-write overlay in its own folder and a QEMU process (`qemu` decides its arguments, `launch`
+//! starts it, `machine` uses it). Scripts go through one SSH connection (`ssh`); QEMU itself is spoken to through its
+//! monitor (`monitor`) only. Needs no root.
 
 use std::path::{Path, PathBuf};
 
