@@ -175,7 +175,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_bake_in_plain_lines() {
-        insta::assert_snapshot!(told(true, false), @"");
+        insta::assert_snapshot!(told(true, false));
     }
 
     #[test]

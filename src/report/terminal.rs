@@ -203,6 +203,6 @@ mod tests {
         for event in crate::report::plain::tests::a_bake() {
             terminal.event("builder (amd64)", &event);
         }
-        insta::assert_snapshot!(screen.contents(), @"");
+        insta::assert_snapshot!(screen.contents());
     }
 }
