@@ -81,10 +81,19 @@ impl World {
         path
     }
 
-    async fn launch(&self, plan: &Plan, source: Source<'_>, machine_dir: &Path) -> Box<dyn Machine> {
+    async fn try_launch(
+        &self,
+        plan: &Plan,
+        source: Source<'_>,
+        machine_dir: &Path,
+    ) -> amibake::Result<Box<dyn Machine>> {
         let (reporter, cancel) = (&self.reporter, &self.cancel);
         let launch = Launch { plan, source, machine_dir, outlive: false, reporter, cancel };
-        let mut machine = self.provider.launch(launch, &self.undo).await.unwrap();
+        self.provider.launch(launch, &self.undo).await
+    }
+
+    async fn launch(&self, plan: &Plan, source: Source<'_>, machine_dir: &Path) -> Box<dyn Machine> {
+        let mut machine = self.try_launch(plan, source, machine_dir).await.unwrap();
         machine.ready().await.unwrap();
         machine
     }
@@ -204,6 +213,41 @@ async fn a_machine_from_base_to_booted_images() {
     let left: Vec<_> = std::fs::read_dir(&world.run_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["journal.jsonl"]);
     assert!(image.location.exists());
+}
+
+/// Needs QEMU and no base.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_says_why_at_once() {
+    if amibake::provider::local::host::emulator(Arch::Amd64).is_err() {
+        eprintln!("nothing tested: no QEMU on this machine");
+        return;
+    }
+    let world = World::new();
+    let artifact = world.artifact().await;
+    let blank = world.root.path().join("blank.raw");
+    let mut plan = plan(&blank, &artifact);
+    let source = Source::Base(&artifact);
+    let error = world.try_launch(&plan, source, &world.machine_dir("missing")).await.err().unwrap();
+    assert!(error.to_string().ends_with("blank.raw does not exist"), "{error}");
+    assert!(error.hint().unwrap().contains("amibake base create"));
+    std::fs::File::create(&blank).unwrap().set_len(64 * MIB).unwrap();
+    let mut machine = world.try_launch(&plan, source, &world.machine_dir("blank")).await.unwrap();
+    let error = machine.ready().await.unwrap_err();
+    let words = "the machine does not start: its disk has nothing this machine's firmware can boot";
+    assert_eq!(error.to_string(), words);
+    assert!(error.detail().unwrap().contains("No bootable device"));
+    plan.machine.memory_bytes = 1 << 50;
+    let error = world.try_launch(&plan, source, &world.machine_dir("large")).await.err().unwrap();
+    assert!(error.to_string().starts_with("QEMU did not start the machine (exit status: 1"), "{error}");
+    assert!(error.detail().unwrap().contains("QEMU says"), "{error:?}");
+    plan.machine.disk_bytes = MIB;
+    let error = world.try_launch(&plan, source, &world.machine_dir("small")).await.err().unwrap();
+    assert!(error.to_string().contains("is smaller than"), "{error}");
+    let running = pid(&*machine);
+    assert!(lives(running));
+    drop(machine);
+    assert_eq!(world.undo.unwind(&world.provider).await, []);
+    assert!(!lives(running));
 }
 
 async fn ends_and_environment(machine: &dyn Machine, artifact: &Artifact) {
@@ -330,7 +374,21 @@ async fn pair(world: &World, plan: &Plan, image: &Image) {
     machines[1].restart().await.unwrap();
     reach_each_other(&machines, &addresses).await;
     assert_eq!(Sha256::of(&std::fs::read(&image.location).unwrap()), before, "the image itself is not changed");
-    // The undo ends them.
+    // One that ends by itself ends the script on it, with the reason.
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let mut output = |_: &[u8]| tell.send(()).unwrap();
+    let kill = async {
+        told.recv().await.unwrap();
+        let status =
+            tokio::process::Command::new("kill").args(["-KILL", &pid(&*machines[1]).to_string()]).status().await;
+        assert!(status.unwrap().success());
+    };
+    let (end, ()) = tokio::join!(machines[1].run("echo here; sleep 1000", None, &mut output), kill);
+    let error = end.unwrap_err();
+    assert!(error.to_string().starts_with("the machine ended by itself (QEMU: signal: 9"), "{error}");
+    assert!(error.detail().unwrap().contains("the end of its console"));
+    machines.truncate(1);
+    // The undo ends the other, and finds this one gone.
     let pids: Vec<_> = machines.iter().map(|machine| pid(&**machine)).collect();
     assert!(pids.iter().all(|&pid| lives(pid)));
     drop(machines);

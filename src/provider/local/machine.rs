@@ -97,7 +97,10 @@ impl LocalMachine {
                 // The channel often breaks a moment before the reason is known.
                 Err(error) => match tokio::time::timeout(Duration::from_secs(1), self.trouble()).await {
                     Ok(trouble) => trouble,
-                    Err(_elapsed) => error,
+                    Err(_elapsed) => match self.files.dead_end().filter(|_| error.detail().is_none()) {
+                        Some(reason) => self.explain(Error::failed(format!("the machine stopped: {reason}"))),
+                        None => error,
+                    },
                 },
             },
         };
@@ -114,7 +117,7 @@ impl LocalMachine {
             trouble = self.monitor.trouble() => match trouble {
                 Trouble::NoSpace => {
                     Error::host(format!("no space left for the machine's disks in {}", self.files.dir.display()))
-                        .with_hint("free some space there, or set XDG_CACHE_HOME to a larger disk")
+                        .with_hint("free some space there, and build again")
                 }
                 Trouble::Disk(reason) => {
                     let dir = self.files.dir.display();

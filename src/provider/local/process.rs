@@ -39,12 +39,18 @@ pub(super) fn mortal(program: &std::path::Path, outlive: bool) -> (Command, bool
     match host::program("setpriv").filter(|setpriv| knows_pdeathsig(setpriv)) {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--no-new-privs", "--"]).arg(program);
+            let amibake = std::process::id().to_string();
+            command.args(["--pdeathsig", "KILL", "--no-new-privs", "--"]).args(["sh", "-c", STILL_OURS, &amibake]);
+            command.arg(program);
             (command, true)
         }
         None => (Command::new(program), false),
     }
 }
+
+/// Between the fork and the request for the signal amibake may have ended: then no signal comes, but the parent is
+/// another.
+const STILL_OURS: &str = r#"[ "$PPID" = "$0" ] || exit 1; exec "$@""#;
 
 /// BusyBox's setpriv, for one, does not.
 fn knows_pdeathsig(setpriv: &std::path::Path) -> bool {
@@ -221,19 +227,53 @@ mod tests {
         assert_eq!(process.ended().await.unwrap().signal(), Some(9));
     }
 
-    #[tokio::test]
-    async fn a_mortal_process_has_a_parent_death_signal_and_one_that_outlives_has_none() {
+    #[test]
+    fn a_process_that_outlives_has_nothing_that_ends_it() {
         let program = std::path::Path::new("/usr/bin/sleep");
         let (command, bound) = mortal(program, true);
         assert_eq!((command.get_program(), bound), (program.as_os_str(), true));
-        let (mut command, bound) = mortal(program, false);
-        if !bound {
+    }
+
+    const HELPER: &str = "AMIBAKE_TEST_MORTAL";
+
+    /// Not a test of its own: the process that the next one kills.
+    #[test]
+    fn helper_with_a_mortal_process() {
+        if std::env::var_os(HELPER).is_none() {
+            return;
+        }
+        let (mut command, bound) = mortal(&host::program("sleep").unwrap(), false);
+        assert!(bound);
+        command.arg("600").stdin(Stdio::null()).stdout(Stdio::null());
+        let process = Process::start(command).unwrap();
+        println!("\n{HELPER} {} {}", process.pid, process.started);
+        loop {
+            std::thread::park();
+        }
+    }
+
+    #[tokio::test]
+    async fn when_amibake_is_killed_its_machine_dies() {
+        use std::io::BufRead as _;
+        if !mortal(std::path::Path::new("true"), false).1 {
             eprintln!("skipped: no setpriv that knows --pdeathsig on this machine");
             return;
         }
-        command.arg("600").stdin(Stdio::null());
-        let process = Process::start(command).unwrap();
-        end(process.pid, process.started).await.unwrap();
-        assert!(process.has_ended() || process.ended().await.is_some());
+        let helper = "provider::local::process::tests::helper_with_a_mortal_process";
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", helper, "--nocapture"])
+            .env(HELPER, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+        let told = lines.find_map(|line| line.strip_prefix(HELPER).map(str::to_owned)).unwrap();
+        let (pid, ticks) = told.trim().split_once(' ').unwrap();
+        let (pid, ticks): (u32, u64) = (pid.parse().unwrap(), ticks.parse().unwrap());
+        let handle = pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
+        assert_eq!(started(pid), Some(ticks));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(gone(Arc::new(handle), Duration::from_secs(30)).await.unwrap());
     }
 }
