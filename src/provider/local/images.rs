@@ -74,7 +74,10 @@ pub(super) fn find(
 
 /// The manifest, if it is one.
 fn read(path: &Path) -> Option<Manifest> {
-    path.metadata().ok().filter(|meta| meta.is_file() && meta.len() <= MOST_BYTES)?;
+    let meta = path.metadata().ok()?;
+    if !meta.is_file() || meta.len() > MOST_BYTES {
+        return None;
+    }
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
