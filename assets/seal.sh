@@ -11,22 +11,28 @@ on_data_volume() {
     return 1
 }
 
-# Whether something is mounted at $1 or below.
-holds_mounts() {
+# What is mounted where; findmnt escapes spaces.
+mapfile -t mounts < <(findmnt --noheadings --raw --output TARGET | while IFS= read -r target; do printf '%b\n' "$target"; done)
+
+# Whether something is mounted at $1 (at) or below it (below).
+mounted() {
     local target
-    while IFS= read -r target; do
-        if [[ $target == "$1" || $target == "$1"/* ]]; then return 0; fi
-    done < <(findmnt --noheadings --raw --output TARGET)
+    for target in "${mounts[@]}"; do
+        if [[ $2 == at && $target == "$1" || $2 == below && $target == "$1"/* ]]; then return 0; fi
+    done
     return 1
 }
 
-# Removes files and folders that may not be there.
+# Removes files and folders that may not be there. What is mounted is not part of the root disk: it stays, with the folders
+# on the way to it.
 remove() {
     local path
     for path in "$@"; do
-        if [[ -e $path || -L $path ]] && ! on_data_volume "$path"; then
-            # Not into what is mounted below, which then stays with its mount point.
-            rm -rf --one-file-system -- "$path" || holds_mounts "$path"
+        if [[ ! -e $path && ! -L $path ]] || on_data_volume "$path" || mounted "$path" at; then continue; fi
+        if mounted "$path" below; then
+            rm -rf --one-file-system -- "$path" 2>/dev/null || true
+        else
+            rm -rf -- "$path"
         fi
     done
 }

@@ -1,8 +1,6 @@
 //! Plans as values: what is decided, how it reads, what is refused, and what the fingerprint covers.
 
-// In a test, an unwrap that fails is the test that fails.
-#![allow(clippy::unwrap_used)]
-
+#[cfg(test)]
 mod plan_support;
 
 use amibake::error::render;
@@ -90,7 +88,7 @@ fn a_stand_in_shows_in_name_and_tags() {
 fn fault(more: &str, change: impl FnOnce(&mut Recipe, &mut Lock, &mut Facts)) -> String {
     let (mut recipe, mut lock, mut facts) = (recipe(&format!("name = \"sample\"\n{more}")), lock(), facts());
     change(&mut recipe, &mut lock, &mut facts);
-    let error = plan(&recipe, &lock, &facts, &options()).unwrap_err();
+    let error = plan(&recipe, &lock, &facts, &options()).expect_err("a fault");
     assert_eq!(error.exit().code(), 2);
     render(&error)
 }
@@ -173,12 +171,12 @@ fn checks_know_when_and_where_they_run() {
 fn planned(text: &str, change: impl FnOnce(&mut Recipe, &mut Lock, &mut Facts)) -> Plan {
     let (mut recipe, mut lock, mut facts) = (recipe(text), lock(), facts());
     change(&mut recipe, &mut lock, &mut facts);
-    plan(&recipe, &lock, &facts, &options()).unwrap()
+    plan(&recipe, &lock, &facts, &options()).expect("a recipe that can be planned")
 }
 
-/// Index of the first step of a kind.
+/// The first step of a kind.
 fn step_of(recipe: &mut Recipe, wanted: fn(&StepSpec) -> bool) -> &mut StepSpec {
-    recipe.steps.iter_mut().find(|step| wanted(step)).unwrap()
+    recipe.steps.iter_mut().find(|step| wanted(step)).expect("such a step")
 }
 
 /// Puts another letter in the place of one.

@@ -107,6 +107,12 @@ chroot "$root" grub-mkimage -O i386-pc -p / -c /tmp/grub.cfg -o /tmp/core.img \
 cat "$root/usr/lib/grub/i386-pc/boot.img" "$root/tmp/core.img" >&8
 rm -f "$root/tmp/grub.cfg" "$root/tmp/core.img"
 
+# mmdebstrap keeps services from starting while it works, and would only undo that after the disk is written.
+rm -f "$root/usr/sbin/policy-rc.d"
+if [ -e "$root/sbin/start-stop-daemon.REAL" ]; then
+    mv -f "$root/sbin/start-stop-daemon.REAL" "$root/sbin/start-stop-daemon"
+fi
+
 # Nothing of the machine that made it stays.
 find "$root/var/log" "$root/var/lib/apt/lists" "$root/var/cache/apt" -type f -delete
 
