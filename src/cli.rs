@@ -130,7 +130,7 @@ pub struct BaseCreateArgs {
 /// What every command that plans takes.
 #[derive(Debug, Clone, Args)]
 pub struct Planning {
-    /// Who supplies machines
+    /// Who supplies machines (this version: local only)
     #[arg(long, value_name = "PROVIDER", default_value = "local", env = "AMIBAKE_PROVIDER")]
     pub provider: ProviderKind,
     /// Architecture of the images [default: this machine's]
@@ -332,6 +332,8 @@ pub fn main() -> ExitCode {
     let talk = Talk { color: cli.global.color, verbose: cli.global.verbose, quiet: cli.global.quiet };
     let settings = Settings::new(&cli.global, |name| std::env::var(name).ok());
     match settings.and_then(|settings| run(&settings, cli.command)) {
+        // What was asked for was done, but nobody can read the answer.
+        Ok(Exit::Done) if crate::report::lost() => Exit::Host.into(),
         Ok(exit) => exit.into(),
         Err(error) => {
             if json {

@@ -106,6 +106,7 @@ fn usage_errors_exit_with_2() {
         &["validate", "nothing"],
         &["build", "agent", "--provider", "aws"],
         &["fetch", "--lock", "/nonexistent/amibake.lock"],
+        &["fetch", "--arch", "amd64", "--arch", "arm64", "--extract", "bin/buildctl", "--to", "/nonexistent"],
     ] {
         let (code, said) = failure(&mut amibake(arguments));
         assert_eq!(code, 2, "{arguments:?}: {said}");
@@ -143,6 +144,14 @@ fn a_reader_that_goes_away_is_no_failure() {
     let output = Command::new("bash").args(["-o", "pipefail", "-c", &script]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn an_answer_that_is_lost_on_a_full_disk_is_a_failure() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = amibake(&["schema"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write to stdout"));
 }
 
 #[test]

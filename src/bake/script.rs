@@ -80,7 +80,8 @@ impl Script<'_> {
     pub(super) fn explain(&self, ran: &Ran) -> String {
         let mut text = String::new();
         if let Some(number) = crate::plan::failed_line(&ran.tail)
-            && let Some(line) = self.text.lines().nth((self.preamble_lines as usize).saturating_add(number as usize) - 1)
+            && let Some(line) =
+                self.text.lines().nth((self.preamble_lines as usize).saturating_add(number as usize) - 1)
         {
             let _ = writeln!(text, "  line {number} of the script: {}", clean(line.trim()));
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::signals::cancel_on_signal;
 use crate::bake::Reporter;
 use crate::cli::{FetchArgs, Settings};
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::release::{Extract, Fetch, Lock};
 use crate::report;
 
@@ -23,6 +23,11 @@ pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
             ([], Some(_)) => crate::release::Arch::host().into_iter().collect(),
             (given, _) => given.to_vec(),
         };
+        if args.extract.is_some() && archs.len() > 1 {
+            return Err(
+                Error::usage("one file cannot be extracted for several architectures").with_hint("give one --arch")
+            );
+        }
         let mut fetched = Vec::new();
         for arch in archs {
             let reporter = Reporter::new(&format!("BuildKit {} ({arch})", lock.version), vec![Arc::clone(&sink)]);
@@ -33,6 +38,9 @@ pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
             let extract = args.extract.as_deref().zip(to.as_deref()).map(|(member, to)| Extract { member, to });
             let fetch = Fetch { mirror, extract, ..Fetch::new(&lock, arch, &settings.cache) };
             fetched.push(fetch.run(&reporter, &cancel).await?);
+            if let Some(to) = &to {
+                reporter.note(format!("extracted {}", to.display()));
+            }
         }
         if args.json {
             let artifacts: Vec<_> = fetched
@@ -55,7 +63,7 @@ pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
     })
 }
 
-/// The file that `--extract` becomes: its name in the release, below `--to`.
+/// The file that `--extract` becomes: its last name, below `--to`.
 fn target(args: &FetchArgs) -> Option<PathBuf> {
-    Some(args.to.as_ref()?.join(args.extract.as_deref()?))
+    Some(args.to.as_ref()?.join(args.extract.as_deref()?.rsplit('/').next()?))
 }

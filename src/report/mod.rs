@@ -11,6 +11,7 @@ mod terminal;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use clean::clean;
 pub use log::FileLog;
@@ -88,11 +89,26 @@ fn paint(text: &str, word: &str, color: &str) -> String {
     lines.collect()
 }
 
-/// Data on stdout. A reader that went away (`| head`) is not a failure of ours.
+/// Whether data was lost on its way to stdout.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Data on stdout. A reader that went away (`| head`) is not a failure of ours; a full disk is, and [`lost`] says so.
 pub fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let end = if text.ends_with('\n') { "" } else { "\n" };
-    let _ = write!(stdout, "{text}{end}").and_then(|()| stdout.flush());
+    match write!(stdout, "{text}{end}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            LOST.store(true, Ordering::Relaxed);
+            say(&format!("error: cannot write to stdout: {error}"));
+        }
+        _ => {}
+    }
+}
+
+/// Whether something that was printed did not arrive.
+#[must_use]
+pub fn lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// Data on stdout as JSON.
