@@ -309,8 +309,18 @@ fn default_cache(variable: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> 
     Some(cache.join("amibake"))
 }
 
+/// `path` from the root on, without `..`: what a run makes is only removed from a path that says plainly where it is. What
+/// exists of it is resolved by the system, since `..` behind a link is not what its letters say.
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).or_usage(|| format!("cannot resolve {}", path.display()))
+    let cannot = || format!("cannot resolve {}", path.display());
+    let path = std::path::absolute(path).or_usage(cannot)?;
+    let here = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let rest = path.strip_prefix(here).unwrap_or(Path::new(""));
+    if rest.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err(Error::usage(format!("{} leads through a folder that does not exist", path.display())));
+    }
+    let resolved = std::fs::canonicalize(here).or_usage(cannot)?;
+    Ok(if rest.as_os_str().is_empty() { resolved } else { resolved.join(rest) })
 }
 
 /// Parses, runs, and says how it ended.
@@ -384,6 +394,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn paths_are_absolute_and_plain() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(folder.path()).unwrap();
+        std::fs::create_dir(real.join("project")).unwrap();
+        assert_eq!(absolute(&real.join("project/../out/dist")).unwrap(), real.join("out/dist"));
+        assert_eq!(absolute(&real.join("project")).unwrap(), real.join("project"));
+        assert_eq!(absolute(&real.join("nothing/../out")).unwrap_err().exit(), Exit::Usage);
     }
 
     #[test]

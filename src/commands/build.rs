@@ -5,13 +5,12 @@ use std::time::Instant;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::prepare::{Prepared, names, prepare, until_cancelled};
+use super::prepare::{Prepared, existing as existing_image, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Job, Outcome, RunId};
 use crate::cli::{BuildArgs, Settings};
 use crate::error::{Error, Exit, Result};
 use crate::plan::Plan;
-use crate::provider::Provider as _;
 use crate::provider::local::host;
 use crate::release::{self, Artifact};
 use crate::report::{self, human_bytes, human_time};
@@ -33,7 +32,8 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<Exit> {
             prepared.general().warn(format!("still there: {} ({})", leftover.resource, leftover.reason));
         }
         let built = build_all(settings, args, &prepared, &cancel).await?;
-        let exit = built.iter().map(exit_of).fold(Exit::Done, worse);
+        let before = if swept.is_empty() { Exit::Done } else { Exit::Leftovers };
+        let exit = built.iter().map(exit_of).fold(before, worse);
         if args.planning.json {
             let results: Vec<_> = built.iter().map(as_json).collect();
             report::print_json(&json!({ "results": results, "exit": exit.code() }));
@@ -58,8 +58,7 @@ async fn build_all<'p>(
 ) -> Result<Vec<Built<'p>>> {
     let mut existing = Vec::new();
     for plan in &prepared.plans {
-        let found =
-            if args.force { None } else { prepared.provider.find(&plan.fingerprint, plan.image.format).await? };
+        let found = if args.force { None } else { existing_image(&prepared.provider, plan).await? };
         existing.push(found);
     }
     let artifact =

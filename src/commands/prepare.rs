@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bake::{Reporter, Sink};
 use crate::cli::{Planning, Recipes, Settings};
 use crate::error::{Context as _, Error, Result};
-use crate::plan::{self, Facts, Options, Plan};
+use crate::plan::{self, Facts, Image, ImageFormat, Options, Plan};
 use crate::provider::Provider;
 use crate::provider::local::{self, Local};
 use crate::recipe::{self, Loaded, ProviderKind};
@@ -76,6 +76,10 @@ pub(super) async fn prepare(settings: &Settings, planning: &Planning, names: &[S
         return Err(Error::usage("this version bakes locally only; the aws provider is the next one")
             .with_hint("leave --provider out, or use --provider local"));
     }
+    if planning.thin && planning.format != ImageFormat::Qcow2 {
+        return Err(Error::usage("only a qcow2 image can be thin")
+            .with_hint("leave --thin out, or store the image as --format qcow2"));
+    }
     let arch = planning.arch.or_else(Arch::host).ok_or_else(|| {
         Error::usage(format!("amibake knows no images for {}", std::env::consts::ARCH))
             .with_hint("name one with --arch")
@@ -122,6 +126,13 @@ async fn planned(loaded: &Loaded, lock: &Lock, provider: &Local, planning: &Plan
         overrides: planning.set.clone(),
     };
     plan::plan(&loaded.recipe, lock, &Facts { base, assets }, &options)
+}
+
+/// The finished image of `plan`, stored the way it asks for: a thin image and one that stands on its own have one
+/// fingerprint and two names.
+pub(super) async fn existing(provider: &Local, plan: &Plan) -> Result<Option<Image>> {
+    let found = provider.find(&plan.fingerprint, plan.image.format).await?;
+    Ok(found.filter(|image| image.name == plan.image.name))
 }
 
 /// Runs `work` until it is done or `cancel` says stop.

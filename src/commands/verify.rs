@@ -1,12 +1,11 @@
 //! `amibake verify`.
 
-use super::prepare::{Prepared, names, prepare, until_cancelled};
+use super::prepare::{Prepared, existing, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Checked, Group, RunId};
 use crate::cli::{Settings, VerifyArgs};
 use crate::error::{Error, Exit, Result};
 use crate::plan::{Image, Plan};
-use crate::provider::Provider as _;
 use crate::report;
 
 pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
@@ -14,7 +13,7 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
         let cancel = cancel_on_signal(&settings.runs)?;
         let names = names(settings, &args.recipes)?;
         let prepared = until_cancelled(&cancel, prepare(settings, &args.planning, &names)).await?;
-        bake::sweep(&settings.runs, &prepared.provider, &prepared.general()).await?;
+        let swept = bake::sweep(&settings.runs, &prepared.provider, &prepared.general()).await?;
         let run = RunId::generate();
         let group = Group {
             members: images(&prepared).await?,
@@ -30,10 +29,10 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
         } else {
             report::print(&table(&verified.checks));
         }
-        for leftover in &verified.leftovers {
+        for leftover in swept.iter().chain(&verified.leftovers) {
             prepared.general().warn(format!("still there: {} ({})", leftover.resource, leftover.reason));
         }
-        Ok(match (failed, verified.leftovers.is_empty()) {
+        Ok(match (failed, verified.leftovers.is_empty() && swept.is_empty()) {
             (true, _) => Exit::Failed,
             (false, false) => Exit::Leftovers,
             (false, true) => Exit::Done,
@@ -45,7 +44,7 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
 async fn images(prepared: &Prepared) -> Result<Vec<(Plan, Image)>> {
     let mut members = Vec::new();
     for plan in &prepared.plans {
-        let found = prepared.provider.find(&plan.fingerprint, plan.image.format).await?;
+        let found = existing(&prepared.provider, plan).await?;
         let image = found.ok_or_else(|| {
             Error::failed(format!("there is no image of `{}` as it is planned now ({})", plan.recipe, plan.image.name))
                 .with_hint(format!("bake it: amibake build {}", plan.recipe))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ArtifactPlan, BaseImage, Fingerprint, ImageName};
+use super::{ArtifactPlan, BaseImage, Fingerprint, ImageFormat, ImageName};
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use crate::release::Arch;
@@ -24,11 +24,19 @@ pub(super) struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// `builder-v0.31.2-amd64-0123456789ab`; with `-standin` behind the version for the release that tests make.
-    pub(super) fn name(&self) -> ImageName {
+    /// `builder-v0.31.2-amd64-0123456789ab`; with `-standin` behind the version for the release that tests make. Stored
+    /// in another way than by default, it says how: one content in two forms is two images.
+    pub(super) fn name(&self, format: ImageFormat, standalone: bool) -> ImageName {
         let stand_in = if self.artifact.stand_in { "-standin" } else { "" };
         let digits = self.fingerprint.0.short(12);
-        ImageName(format!("{}-{}{stand_in}-{}-{digits}", self.recipe.name, self.artifact.version, self.arch))
+        let stored = match (format, standalone) {
+            (ImageFormat::Qcow2, true) => "",
+            (ImageFormat::Qcow2, false) => "-thin",
+            (ImageFormat::Raw, _) => "-raw",
+            (ImageFormat::Vmdk, _) => "-vmdk",
+        };
+        let (recipe, version, arch) = (&self.recipe.name, self.artifact.version, self.arch);
+        ImageName(format!("{recipe}-{version}{stand_in}-{arch}-{digits}{stored}"))
     }
 
     /// amibake's own tags and the recipe's.

@@ -76,7 +76,7 @@ pub fn plan(recipe: &Recipe, lock: &Lock, facts: &Facts, options: &Options) -> R
     let fingerprint = shape.fingerprint();
     let identity = Identity { recipe, arch: options.arch, artifact: &artifact, base: &base, fingerprint: &fingerprint };
     let image = ImagePlan {
-        name: identity.name(),
+        name: identity.name(options.format, options.standalone),
         format: options.format,
         standalone: options.standalone,
         tags: identity.tags()?,
