@@ -130,12 +130,18 @@ pub struct BaseCreateArgs {
 /// What every command that plans takes.
 #[derive(Debug, Clone, Args)]
 pub struct Planning {
-    /// Who supplies machines (this version: local only)
-    #[arg(long, value_name = "PROVIDER", default_value = "local", env = "AMIBAKE_PROVIDER")]
+    /// Who supplies machines: EC2 and Systems Manager, or QEMU on this host
+    #[arg(long, value_name = "PROVIDER", default_value = "aws", env = "AMIBAKE_PROVIDER")]
     pub provider: ProviderKind,
-    /// Architecture of the images [default: this machine's]
-    #[arg(long)]
-    pub arch: Option<Arch>,
+    /// AWS region [default: as the AWS CLI finds it]
+    #[arg(long, value_name = "REGION", help_heading = "AWS")]
+    pub region: Option<String>,
+    /// Profile of the AWS configuration [default: as the AWS CLI finds it]
+    #[arg(long, value_name = "NAME", help_heading = "AWS")]
+    pub profile: Option<String>,
+    /// Architectures of the images: amd64, arm64 or both [default: amd64 on AWS, locally this machine's]
+    #[arg(long, value_name = "ARCH", value_delimiter = ',')]
+    pub arch: Vec<Arch>,
     /// Override a value of the recipe for this run; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -143,16 +149,16 @@ pub struct Planning {
     #[arg(long, value_name = "URL|DIR", env = "AMIBAKE_RELEASE_MIRROR")]
     pub release_mirror: Option<Mirror>,
     /// Start from this disk image (raw or qcow2, systemd 252 or newer) instead of the recipe's base
-    #[arg(long, value_name = "PATH|URL")]
+    #[arg(long, value_name = "PATH|URL", help_heading = "Local")]
     pub base: Option<String>,
     /// Its SHA-256; required for an address
-    #[arg(long, value_name = "DIGEST", requires = "base")]
+    #[arg(long, value_name = "DIGEST", requires = "base", help_heading = "Local")]
     pub base_sha256: Option<String>,
-    /// How images are stored
-    #[arg(long, default_value = "qcow2")]
-    pub format: ImageFormat,
+    /// How images are stored [default: qcow2]
+    #[arg(long, help_heading = "Local")]
+    pub format: Option<ImageFormat>,
     /// Store only what differs from the base, which the image then needs
-    #[arg(long)]
+    #[arg(long, help_heading = "Local")]
     pub thin: bool,
     /// Folder of finished images [default: dist in the project folder]
     #[arg(long, value_name = "DIR")]

@@ -85,7 +85,8 @@ impl World {
 
     async fn launch(&self, plan: &Plan, source: Source<'_>, machine_dir: &Path) -> Box<dyn Machine> {
         let (reporter, cancel) = (&self.reporter, &self.cancel);
-        let launch = Launch { plan, source, machine_dir, outlive: false, reporter, cancel };
+        let run = amibake::bake::RunId::generate();
+        let launch = Launch { plan, run: &run, source, machine_dir, outlive: false, reporter, cancel };
         let mut machine = self.provider.launch(launch, &self.undo).await.unwrap();
         machine.ready().await.unwrap();
         machine
@@ -112,6 +113,7 @@ fn plan(base: &Path, artifact: &Artifact) -> Plan {
             location: base.to_str().unwrap().into(),
             arch: Arch::Amd64,
             disk_bytes: 0,
+            ami: None,
         },
         artifact: ArtifactPlan {
             version: VERSION,
@@ -125,7 +127,9 @@ fn plan(base: &Path, artifact: &Artifact) -> Plan {
             memory_bytes: 1024 * MIB,
             disk_bytes: 6 << 30,
             timeout: Duration::from_secs(3600),
+            image_timeout: Duration::from_secs(600),
         },
+        aws: None,
         volumes: vec![VolumePlan {
             name: "cache-12345".into(),
             mount: "/var/lib/buildkit".into(),

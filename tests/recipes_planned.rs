@@ -38,6 +38,7 @@ fn base() -> BaseImage {
         location: "/base.qcow2".to_owned(),
         arch: Arch::Amd64,
         disk_bytes: 4 << 30,
+        ami: None,
     }
 }
 

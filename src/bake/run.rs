@@ -27,6 +27,9 @@ use crate::report::{CheckRecord, FileLog, MANIFEST, Manifest, StepRecord, Times,
 /// Name of a bake's log, in the run's folder and in the image's.
 pub const LOG: &str = "bake.log";
 
+/// What is added to the time an image may take before its provider is thought to hang.
+const HANGS: Duration = Duration::from_secs(60);
+
 /// One bake, decided.
 pub struct Job {
     /// What is done.
@@ -208,6 +211,7 @@ impl Bake<'_> {
         std::fs::create_dir(&machine_dir).or_host(|| format!("cannot make {}", machine_dir.display()))?;
         let launch = Launch {
             plan: &self.job.plan,
+            run: &self.job.run,
             source: Source::Base(&self.job.artifact),
             machine_dir: &machine_dir,
             outlive: self.job.keep,
@@ -298,7 +302,10 @@ impl Bake<'_> {
         std::fs::create_dir(&staging).or_host(|| format!("cannot make {}", staging.display()))?;
         let before = self.undo.mark();
         let destination = Destination { staging: &staging, published: &published };
-        let captured = self.guard.run_making(machine.capture(destination, self.undo));
+        // The image has a deadline of its own, kept by the provider; this one is for a provider that hangs.
+        let patience = self.job.plan.machine.image_timeout + HANGS;
+        let guard = Guard::new("making the image", patience, self.cancel);
+        let captured = guard.run_making(machine.capture(destination, self.undo));
         let image = self.phase("make the image", captured).await?;
         self.describe(&image, &staging, &published)?;
         self.keep_published(&staging, &published, before)?;

@@ -6,9 +6,10 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 /// Runs `jobs`, each with the bytes of memory its machine takes: in order, as soon as it fits beside those that run
-/// within `budget` bytes; one that is larger than the budget runs alone. Results come in the order of the jobs; what
+/// within `budget` bytes (none: all at once); one that is larger than the budget runs alone. Results come in the order of the jobs; what
 /// one job comes to does not touch the others.
-pub async fn side_by_side<T, F: Future<Output = T>>(jobs: Vec<(u64, F)>, budget: u64) -> Vec<T> {
+pub async fn side_by_side<T, F: Future<Output = T>>(jobs: Vec<(u64, F)>, budget: Option<u64>) -> Vec<T> {
+    let budget = budget.unwrap_or(u64::MAX);
     let mut results: Vec<Option<T>> = jobs.iter().map(|_| None).collect();
     let mut waiting = jobs.into_iter().enumerate().peekable();
     let mut running = FuturesUnordered::new();
@@ -49,7 +50,7 @@ mod tests {
             };
             (memory, work)
         });
-        let results = side_by_side(futures.collect(), budget).await;
+        let results = side_by_side(futures.collect(), Some(budget)).await;
         (results, most.get(), started.elapsed())
     }
 

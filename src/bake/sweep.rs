@@ -78,6 +78,9 @@ async fn sweep_run(run_dir: &Path, provider: &dyn Provider, reporter: &Reporter)
     }
     let mut doomed = if ended { left } else { Vec::new() };
     doomed.extend(armed);
+    // Asked for only after every check had passed: the next build of the same plan takes it up, `gc` removes it.
+    let (images, doomed): (Vec<_>, Vec<_>) =
+        doomed.into_iter().partition(|resource| matches!(resource, Resource::Ami { .. }));
     let (ours, foreign): (Vec<_>, Vec<_>) = doomed.into_iter().partition(|resource| is_of_run(resource, run_dir));
     for lock in locks {
         ImageLock::remove_stale(&lock, &name_of(run_dir))?;
@@ -86,6 +89,10 @@ async fn sweep_run(run_dir: &Path, provider: &dyn Provider, reporter: &Reporter)
         reporter.note(format!("removing what run {} left behind", name_of(run_dir)));
     }
     let undo = Undo::resume(journal, ours).reporting(reporter);
+    for resource in images {
+        reporter.note(format!("{resource}, of run {}, stays for the next build to take up", name_of(run_dir)));
+        undo.record(&Record::Kept { resource })?;
+    }
     let mut leftovers = undo.unwind(provider).await;
     for resource in foreign {
         let reason = format!("run {} names it, but it is not where that run's things are", name_of(run_dir));
@@ -100,7 +107,7 @@ async fn sweep_run(run_dir: &Path, provider: &dyn Provider, reporter: &Reporter)
 pub(super) fn machine_ended(left: &[Resource]) -> bool {
     let mut processes = left.iter().filter_map(|resource| match resource {
         Resource::Process { pid, started } => Some(Owner { pid: *pid, started: Some(*started) }),
-        Resource::Path { .. } => None,
+        _ => None,
     });
     let first = processes.next();
     first.is_some_and(|first| !first.alive()) && processes.all(|process| !process.alive())

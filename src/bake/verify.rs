@@ -183,6 +183,7 @@ impl Session<'_> {
         let network = Network { run_dir: &self.group.run_dir, member: index, members: count };
         let launch = Launch {
             plan: member.plan,
+            run: &self.group.run,
             source: Source::Image(member.image, network),
             machine_dir: &machine_dir,
             outlive: self.group.keep,

@@ -1,18 +1,19 @@
 //! `amibake build`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::prepare::{Prepared, existing as existing_image, names, prepare, until_cancelled};
+use super::prepare::{Prepared, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Job, Outcome, RunId};
 use crate::cli::{BuildArgs, Settings};
 use crate::error::{Error, Exit, Result};
 use crate::plan::Plan;
-use crate::provider::local::host;
-use crate::release::{self, Artifact};
+use crate::release::{self, Arch, Artifact};
 use crate::report::{self, human_bytes, human_time};
 
 /// What came of one recipe.
@@ -27,7 +28,7 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<Exit> {
         let cancel = cancel_on_signal(&settings.runs)?;
         let names = names(settings, &args.recipes)?;
         let prepared = until_cancelled(&cancel, prepare(settings, &args.planning, &names)).await?;
-        let swept = bake::sweep(&settings.runs, &prepared.provider, &prepared.general()).await?;
+        let swept = bake::sweep(&settings.runs, &*prepared.provider, &prepared.general()).await?;
         for leftover in &swept {
             prepared.general().warn(format!("still there: {} ({})", leftover.resource, leftover.reason));
         }
@@ -58,13 +59,17 @@ async fn build_all<'p>(
 ) -> Result<Vec<Built<'p>>> {
     let mut existing = Vec::new();
     for plan in &prepared.plans {
-        let found = if args.force { None } else { existing_image(&prepared.provider, plan).await? };
+        let found = if args.force { None } else { prepared.provider.find(plan).await? };
         existing.push(found);
     }
-    let artifact =
-        if existing.iter().any(Option::is_none) { Some(fetch(settings, args, prepared, cancel).await?) } else { None };
+    let wanted = prepared.plans.iter().zip(&existing).filter(|(_, existing)| existing.is_none());
+    let wanted: BTreeSet<Arch> = wanted.map(|(plan, _)| plan.arch).collect();
+    let fetched = wanted.into_iter().map(|arch| async move {
+        Ok((arch, fetch(settings, args, prepared, arch, cancel).await?))
+    });
+    let artifacts: BTreeMap<Arch, Artifact> = try_join_all(fetched).await?.into_iter().collect();
     let jobs = prepared.plans.iter().zip(existing).map(|(plan, existing)| {
-        let artifact = artifact.clone();
+        let artifact = artifacts.get(&plan.arch).cloned();
         let memory = if existing.is_some() { 0 } else { plan.machine.memory_bytes };
         let work = async move {
             let result = match (existing, artifact) {
@@ -76,7 +81,7 @@ async fn build_all<'p>(
         };
         (memory, work)
     });
-    Ok(bake::side_by_side(jobs.collect(), host::memory_for_machines()).await)
+    Ok(bake::side_by_side(jobs.collect(), prepared.provider.memory()).await)
 }
 
 /// The tarball, with every member that any of the recipes needs.
@@ -84,12 +89,13 @@ async fn fetch(
     settings: &Settings,
     args: &BuildArgs,
     prepared: &Prepared,
+    arch: Arch,
     cancel: &CancellationToken,
 ) -> Result<Artifact> {
-    let members: Vec<String> = prepared.plans.iter().flat_map(|plan| plan.artifact.members.clone()).collect();
+    let members: Vec<String> = prepared.plans.iter().filter(|plan| plan.arch == arch).flat_map(|plan| plan.artifact.members.clone()).collect();
     let mirror = args.planning.release_mirror.as_ref();
     let reporter = prepared.general();
-    release::fetch(&prepared.lock, prepared.arch, &members, mirror, &settings.cache, &reporter, cancel).await
+    release::fetch(&prepared.lock, arch, &members, mirror, &settings.cache, &reporter, cancel).await
 }
 
 async fn bake_one(
@@ -109,7 +115,7 @@ async fn bake_one(
         dist_dir: settings.dist(&args.planning)?,
         keep: args.keep,
     };
-    bake::bake(&job, &prepared.provider, &prepared.reporter(plan), cancel).await
+    bake::bake(&job, &*prepared.provider, &prepared.reporter(plan), cancel).await
 }
 
 fn image_of(outcome: &Outcome) -> &crate::plan::Image {

@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use crate::bake::{Reporter, Sink};
 use crate::cli::{Planning, Recipes, Settings};
 use crate::error::{Context as _, Error, Result};
-use crate::plan::{self, Facts, Image, ImageFormat, Options, Plan};
+use crate::plan::{self, Facts, ImageFormat, Options, Plan};
 use crate::provider::Provider;
+use crate::provider::aws::{self, Aws};
 use crate::provider::local::{self, Local};
 use crate::recipe::{self, Loaded, ProviderKind};
 use crate::release::{Arch, Lock};
@@ -19,8 +20,7 @@ use crate::release::{Arch, Lock};
 /// Everything that is read before anything is decided.
 pub(super) struct Prepared {
     pub(super) lock: Lock,
-    pub(super) arch: Arch,
-    pub(super) provider: Local,
+    pub(super) provider: Box<dyn Provider>,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) plans: Vec<Plan>,
 }
@@ -72,18 +72,8 @@ pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Re
 
 /// Rows 1 to 5 of the flow, but for the tarball: it is only fetched for what must be baked.
 pub(super) async fn prepare(settings: &Settings, planning: &Planning, names: &[String]) -> Result<Prepared> {
-    if planning.provider != ProviderKind::Local {
-        return Err(Error::usage("this version bakes locally only; the aws provider is the next one")
-            .with_hint("leave --provider out, or use --provider local"));
-    }
-    if planning.thin && planning.format != ImageFormat::Qcow2 {
-        return Err(Error::usage("only a qcow2 image can be thin")
-            .with_hint("leave --thin out, or store the image as --format qcow2"));
-    }
-    let arch = planning.arch.or_else(Arch::host).ok_or_else(|| {
-        Error::usage(format!("amibake knows no images for {}", std::env::consts::ARCH))
-            .with_hint("name one with --arch")
-    })?;
+    let arches = arches(planning)?;
+    let format = format(planning)?;
     let loaded = load(&settings.project, names, &planning.set)?;
     let mut seen = BTreeMap::new();
     for one in &loaded {
@@ -99,18 +89,90 @@ pub(super) async fn prepare(settings: &Settings, planning: &Planning, names: &[S
     if lock.stand_in {
         general.warn(format!("{} is a stand-in release: not BuildKit", lock.version));
     }
-    let provider = Local::new(local::Settings {
-        cache_dir: settings.cache.clone(),
-        dist_dir: settings.dist(planning)?,
-        base: planning.base_override(),
-        reporter: general,
-    });
-    let planned = loaded.iter().map(|one| planned(one, &lock, &provider, planning, arch));
+    let provider = provider(settings, planning, general).await?;
+    let planned = arches.iter().flat_map(|arch| loaded.iter().map(move |one| (one, *arch)));
+    let planned = planned.map(|(one, arch)| planned(one, &lock, &*provider, planning, arch, format));
     let plans = try_join_all(planned).await?;
-    Ok(Prepared { lock, arch, provider, sink, plans })
+    Ok(Prepared { lock, provider, sink, plans })
 }
 
-async fn planned(loaded: &Loaded, lock: &Lock, provider: &Local, planning: &Planning, arch: Arch) -> Result<Plan> {
+/// Architectures asked for, each once. By default what this machine runs, and what the Elastic CI Stack runs unless told
+/// otherwise.
+fn arches(planning: &Planning) -> Result<Vec<Arch>> {
+    let mut arches: Vec<Arch> = Vec::new();
+    for arch in &planning.arch {
+        if !arches.contains(arch) {
+            arches.push(*arch);
+        }
+    }
+    if arches.is_empty() {
+        let usual = match planning.provider {
+            ProviderKind::Aws => Some(Arch::Amd64),
+            ProviderKind::Local => Arch::host(),
+        };
+        arches.push(usual.ok_or_else(|| {
+            Error::usage(format!("amibake knows no images for {}", std::env::consts::ARCH))
+                .with_hint("name one with --arch")
+        })?);
+    }
+    Ok(arches)
+}
+
+/// How images are stored; options that mean nothing to the provider are refused rather than ignored.
+fn format(planning: &Planning) -> Result<ImageFormat> {
+    match planning.provider {
+        ProviderKind::Aws => {
+            let given = [
+                ("--format", planning.format.is_some()),
+                ("--thin", planning.thin),
+                ("--base", planning.base.is_some()),
+            ];
+            match given.iter().find(|(_, given)| *given) {
+                Some((option, _)) => Err(Error::usage(format!("{option} is for local images"))
+                    .with_hint(format!("leave it out, or bake with --provider {}", ProviderKind::Local))),
+                None => Ok(ImageFormat::Ami),
+            }
+        }
+        ProviderKind::Local => {
+            let given = [("--region", planning.region.is_some()), ("--profile", planning.profile.is_some())];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                return Err(Error::usage(format!("{option} is for AWS"))
+                    .with_hint(format!("leave it out, or bake with --provider {}", ProviderKind::Aws)));
+            }
+            let format = planning.format.unwrap_or(ImageFormat::Qcow2);
+            if planning.thin && format != ImageFormat::Qcow2 {
+                return Err(Error::usage("only a qcow2 image can be thin")
+                    .with_hint("leave --thin out, or store the image as --format qcow2"));
+            }
+            Ok(format)
+        }
+    }
+}
+
+async fn provider(settings: &Settings, planning: &Planning, general: Reporter) -> Result<Box<dyn Provider>> {
+    Ok(match planning.provider {
+        ProviderKind::Local => Box::new(Local::new(local::Settings {
+            cache_dir: settings.cache.clone(),
+            dist_dir: settings.dist(planning)?,
+            base: planning.base_override(),
+            reporter: general,
+        })),
+        ProviderKind::Aws => {
+            let account = aws::Account { region: planning.region.clone(), profile: planning.profile.clone() };
+            let mirror = planning.release_mirror.clone();
+            Box::new(Aws::connect(&account, mirror, general).await?)
+        }
+    })
+}
+
+async fn planned(
+    loaded: &Loaded,
+    lock: &Lock,
+    provider: &dyn Provider,
+    planning: &Planning,
+    arch: Arch,
+    format: ImageFormat,
+) -> Result<Plan> {
     let base = provider.base(&loaded.recipe, &loaded.dir, arch).await?;
     let mut assets = BTreeMap::new();
     for name in plan::wanted_assets(&loaded.recipe) {
@@ -121,18 +183,11 @@ async fn planned(loaded: &Loaded, lock: &Lock, provider: &Local, planning: &Plan
     let options = Options {
         provider: planning.provider,
         arch,
-        format: planning.format,
+        format,
         standalone: !planning.thin,
         overrides: planning.set.clone(),
     };
     plan::plan(&loaded.recipe, lock, &Facts { base, assets }, &options)
-}
-
-/// The finished image of `plan`, stored the way it asks for: a thin image and one that stands on its own have one
-/// fingerprint and two names.
-pub(super) async fn existing(provider: &Local, plan: &Plan) -> Result<Option<Image>> {
-    let found = provider.find(&plan.fingerprint, plan.image.format).await?;
-    Ok(found.filter(|image| image.name == plan.image.name))
 }
 
 /// Runs `work` until it is done or `cancel` says stop.

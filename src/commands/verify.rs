@@ -1,6 +1,6 @@
 //! `amibake verify`.
 
-use super::prepare::{Prepared, existing, names, prepare, until_cancelled};
+use super::prepare::{Prepared, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Checked, Group, RunId};
 use crate::cli::{Settings, VerifyArgs};
@@ -13,7 +13,7 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
         let cancel = cancel_on_signal(&settings.runs)?;
         let names = names(settings, &args.recipes)?;
         let prepared = until_cancelled(&cancel, prepare(settings, &args.planning, &names)).await?;
-        let swept = bake::sweep(&settings.runs, &prepared.provider, &prepared.general()).await?;
+        let swept = bake::sweep(&settings.runs, &*prepared.provider, &prepared.general()).await?;
         let run = RunId::generate();
         let group = Group {
             members: images(&prepared).await?,
@@ -22,7 +22,7 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
             restart: !args.no_restart,
             keep: args.keep,
         };
-        let verified = bake::verify(&group, &prepared.provider, &prepared.general(), &cancel).await?;
+        let verified = bake::verify(&group, &*prepared.provider, &prepared.general(), &cancel).await?;
         let failed = verified.checks.iter().any(|check| check.result == "failed");
         if args.planning.json {
             report::print_json(&verified);
@@ -44,7 +44,7 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
 async fn images(prepared: &Prepared) -> Result<Vec<(Plan, Image)>> {
     let mut members = Vec::new();
     for plan in &prepared.plans {
-        let found = existing(&prepared.provider, plan).await?;
+        let found = prepared.provider.find(plan).await?;
         let image = found.ok_or_else(|| {
             Error::failed(format!("there is no image of `{}` as it is planned now ({})", plan.recipe, plan.image.name))
                 .with_hint(format!("bake it: amibake build {}", plan.recipe))

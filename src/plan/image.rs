@@ -30,7 +30,7 @@ impl Identity<'_> {
         let stand_in = if self.artifact.stand_in { "-standin" } else { "" };
         let digits = self.fingerprint.0.short(12);
         let stored = match (format, standalone) {
-            (ImageFormat::Qcow2, true) => "",
+            (ImageFormat::Qcow2, true) | (ImageFormat::Ami, _) => "",
             (ImageFormat::Qcow2, false) => "-thin",
             (ImageFormat::Raw, _) => "-raw",
             (ImageFormat::Vmdk, _) => "-vmdk",
@@ -52,8 +52,10 @@ impl Identity<'_> {
             ("amibake:base", self.base.identity.clone()),
             ("amibake:stand-in", self.artifact.stand_in.to_string()),
         ];
-        let own_tags = own.len();
-        let mut tags: BTreeMap<String, String> = own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let stack = self.base.ami.as_ref().and_then(|ami| ami.stack.clone());
+        let own = own.into_iter().chain(stack.map(|version| ("amibake:elastic-ci-stack", version)));
+        let mut tags: BTreeMap<String, String> = own.map(|(key, value)| (key.to_owned(), value)).collect();
+        let own_tags = tags.len();
         for (key, value) in &self.recipe.tags {
             let lower = key.to_ascii_lowercase();
             if let Some(owner) = ["amibake:", "aws:"].iter().find(|prefix| lower.starts_with(**prefix)) {

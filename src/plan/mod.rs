@@ -56,6 +56,7 @@ pub fn plan(recipe: &Recipe, lock: &Lock, facts: &Facts, options: &Options) -> R
     let artifact = artifact(recipe, lock, options)?;
     let base = base(facts, options)?;
     let machine = machine(recipe, &base)?;
+    let aws = aws(recipe, &base)?;
     let volumes = recipe.volumes.iter().map(volume).collect::<Result<Vec<_>>>()?;
     let templates = Templates::new(&recipe.name, options.arch, lock.version, recipe.buildkitd.as_ref(), &volumes);
     let surroundings =
@@ -91,6 +92,7 @@ pub fn plan(recipe: &Recipe, lock: &Lock, facts: &Facts, options: &Options) -> R
         base,
         artifact,
         machine,
+        aws,
         volumes,
         steps,
         checks,
@@ -148,6 +150,8 @@ fn base(facts: &Facts, options: &Options) -> Result<BaseImage> {
 fn machine(recipe: &Recipe, base: &BaseImage) -> Result<MachinePlan> {
     let spec = &recipe.machine;
     let size = |key: &str, text: &str| parse_size(text).or_usage(|| format!("`machine.{key}` is not a size"));
+    let duration =
+        |key: &str, text: &str| parse_duration(text).or_usage(|| format!("`machine.{key}` is not a duration"));
     let disk_bytes = match &spec.disk {
         Some(disk) => size("disk", disk)?,
         None => base.disk_bytes,
@@ -166,8 +170,35 @@ fn machine(recipe: &Recipe, base: &BaseImage) -> Result<MachinePlan> {
         cpus: spec.cpus,
         memory_bytes: size("memory", &spec.memory)?,
         disk_bytes,
-        timeout: parse_duration(&spec.timeout).or_usage(|| "`machine.timeout` is not a duration".to_owned())?,
+        timeout: duration("timeout", &spec.timeout)?,
+        image_timeout: duration("image_timeout", &spec.image_timeout)?,
     })
+}
+
+/// What the recipe says of the instance, for a base that is an AMI.
+fn aws(recipe: &Recipe, base: &BaseImage) -> Result<Option<AwsPlan>> {
+    let Some(ami) = &base.ami else { return Ok(None) };
+    let spec = &recipe.machine.aws;
+    let instance_types = spec.instance_types.get(base.arch).filter(|types| !types.is_empty());
+    let instance_types = instance_types.ok_or_else(|| {
+        Error::usage(format!("`machine.aws.instance_types` names no type for {}", base.arch))
+            .with_hint("name at least one, or leave the key out for amibake's own list")
+    })?;
+    Ok(Some(AwsPlan {
+        region: ami.region.clone(),
+        root_device: ami.root_device.clone(),
+        other_devices: ami.other_devices.clone(),
+        instance_types: instance_types.clone(),
+        spot: spec.spot,
+        subnet: spec.subnet.clone(),
+        subnet_tags: spec.subnet_tags.clone(),
+        security_group: spec.security_group.clone(),
+        instance_profile: spec.instance_profile.clone(),
+        public_address: spec.public_address,
+        kms_key: spec.kms_key.clone(),
+        delivery_bucket: recipe.delivery.bucket.clone(),
+        log_bucket: recipe.logs.bucket.clone(),
+    }))
 }
 
 fn volume(spec: &VolumeSpec) -> Result<VolumePlan> {

@@ -53,6 +53,9 @@ pub struct Plan {
     pub artifact: ArtifactPlan,
     /// The temporary machine.
     pub machine: MachinePlan,
+    /// What the machine is on AWS; only there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aws: Option<AwsPlan>,
     /// Data volumes.
     pub volumes: Vec<VolumePlan>,
     /// What is done, in order.
@@ -88,6 +91,9 @@ pub enum ImageFormat {
     Raw,
     /// VMware's.
     Vmdk,
+    /// An AMI and its snapshots: what the aws provider makes.
+    #[value(skip)]
+    Ami,
 }
 
 impl ImageFormat {
@@ -98,6 +104,7 @@ impl ImageFormat {
             ImageFormat::Qcow2 => "qcow2",
             ImageFormat::Raw => "raw",
             ImageFormat::Vmdk => "vmdk",
+            ImageFormat::Ami => "ami",
         }
     }
 }
@@ -115,6 +122,60 @@ pub struct BaseImage {
     pub arch: Arch,
     /// Size of its root disk in bytes.
     pub disk_bytes: u64,
+    /// What else is known of an AMI; only on AWS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ami: Option<BaseAmi>,
+}
+
+/// What is known of a base that is an AMI.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BaseAmi {
+    /// Region it is in.
+    pub region: String,
+    /// Name of its root device: `/dev/xvda`. Any other name in a mapping would make a second disk.
+    pub root_device: String,
+    /// Devices of its own beside the root one, which the bake's instance must do without.
+    pub other_devices: Vec<String>,
+    /// Version of the Elastic CI Stack whose image it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
+}
+
+/// The temporary instance on AWS, as the recipe wants it for the plan's architecture.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AwsPlan {
+    /// Region.
+    pub region: String,
+    /// Name of the root device.
+    pub root_device: String,
+    /// Devices of the base that the instance does without.
+    pub other_devices: Vec<String>,
+    /// Instance types, in the order they are tried; at least one.
+    pub instance_types: Vec<String>,
+    /// Spot capacity first.
+    pub spot: bool,
+    /// Subnet to launch in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// Tags of subnets to launch in.
+    pub subnet_tags: BTreeMap<String, String>,
+    /// Security group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security_group: Option<String>,
+    /// Instance profile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance_profile: Option<String>,
+    /// Give it a public address.
+    pub public_address: bool,
+    /// Key that encrypts its volumes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key: Option<String>,
+    /// Bucket that the tarball travels through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery_bucket: Option<String>,
+    /// Bucket that the output of scripts goes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_bucket: Option<String>,
 }
 
 /// The BuildKit release an image installs, as the lock pins it.
@@ -141,9 +202,12 @@ pub struct MachinePlan {
     pub memory_bytes: u64,
     /// Size of the root disk in bytes.
     pub disk_bytes: u64,
-    /// The whole bake's deadline.
+    /// The whole bake's deadline, without the making of the image.
     #[serde(serialize_with = "seconds", rename = "timeout_seconds")]
     pub timeout: Duration,
+    /// How long the making of the image may take.
+    #[serde(serialize_with = "seconds", rename = "image_timeout_seconds")]
+    pub image_timeout: Duration,
 }
 
 /// A data volume.
@@ -257,4 +321,7 @@ pub struct Image {
     pub size_bytes: u64,
     /// Digest of the stored file.
     pub sha256: Option<Sha256>,
+    /// Region of an AMI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! Who supplies machines. The two traits here are the whole line between a bake and the world it happens in: no type
 //! of an SDK, of QEMU or of SSH crosses it, and nothing above it asks which provider it has.
 
+pub mod aws;
 pub mod local;
 
 use std::path::{Path, PathBuf};
@@ -9,9 +10,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::bake::{Reporter, Undo};
+use crate::bake::{Reporter, RunId, Undo};
 use crate::error::Result;
-use crate::plan::{BaseImage, Fingerprint, Image, ImageFormat, Plan};
+use crate::plan::{BaseImage, Image, Plan};
 use crate::recipe::{ProviderKind, Recipe};
 use crate::release::{Arch, Artifact};
 
@@ -32,6 +33,54 @@ pub enum Resource {
         /// Start time in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)).
         started: u64,
     },
+    /// Whatever bears a run's tag in a region: armed before the call that makes it, for the moment in which a resource
+    /// may exist whose id nobody has heard yet.
+    Tagged {
+        /// Region.
+        region: String,
+        /// The run.
+        run: RunId,
+    },
+    /// An EC2 instance.
+    Instance {
+        /// Region.
+        region: String,
+        /// `i-…`
+        id: String,
+    },
+    /// A security group.
+    SecurityGroup {
+        /// Region.
+        region: String,
+        /// `sg-…`
+        id: String,
+    },
+    /// An AMI, removed with its snapshots. It is complete once the cloud has made it, whatever became of the process
+    /// that asked for it: a sweep leaves it for the next build to use.
+    Ami {
+        /// Region.
+        region: String,
+        /// `ami-…`
+        id: String,
+    },
+    /// A command that runs on an instance; removed by cancelling it.
+    Command {
+        /// Region.
+        region: String,
+        /// The command's id, a UUID.
+        id: String,
+        /// `i-…`
+        instance: String,
+    },
+    /// An object that was put into a bucket of the user's.
+    Object {
+        /// Region of the bucket's client.
+        region: String,
+        /// Bucket.
+        bucket: String,
+        /// Key.
+        key: String,
+    },
 }
 
 impl std::fmt::Display for Resource {
@@ -39,6 +88,12 @@ impl std::fmt::Display for Resource {
         match self {
             Resource::Path { path } => write!(f, "{}", path.display()),
             Resource::Process { pid, .. } => write!(f, "process {pid}"),
+            Resource::Tagged { region, run } => write!(f, "everything tagged amibake:run={run} in {region}"),
+            Resource::Instance { region, id } => write!(f, "instance {id} in {region}"),
+            Resource::SecurityGroup { region, id } => write!(f, "security group {id} in {region}"),
+            Resource::Ami { region, id } => write!(f, "image {id} in {region}"),
+            Resource::Command { region, id, instance } => write!(f, "command {id} on {instance} in {region}"),
+            Resource::Object { bucket, key, .. } => write!(f, "s3://{bucket}/{key}"),
         }
     }
 }
@@ -91,6 +146,8 @@ pub struct Network<'a> {
 pub struct Launch<'a> {
     /// The plan it carries out.
     pub plan: &'a Plan,
+    /// The run it belongs to: what is made bears its name.
+    pub run: &'a RunId,
     /// What it boots from.
     pub source: Source<'a>,
     /// Folder for this machine's own files: exists, is absolute, belongs to this machine alone, and is removed by the
@@ -133,11 +190,15 @@ pub trait Provider: Send + Sync {
     /// Exit 4 with a hint when there is none, or it is not usable.
     async fn base(&self, recipe: &Recipe, recipe_dir: &Path, arch: Arch) -> Result<BaseImage>;
 
-    /// The finished image with this fingerprint stored in this format, if there is one that is whole.
+    /// The finished image of this plan, if there is one that is whole: same fingerprint, stored the same way. One that a
+    /// cloud is still making for an earlier run is waited for.
     ///
     /// # Errors
     /// Exit 4 when the catalog cannot be read.
-    async fn find(&self, fingerprint: &Fingerprint, format: ImageFormat) -> Result<Option<Image>>;
+    async fn find(&self, plan: &Plan) -> Result<Option<Image>>;
+
+    /// Memory of this host that all machines at once may take, in bytes; none if machines are elsewhere.
+    fn memory(&self) -> Option<u64>;
 
     /// What would fail later, said before anything is spent: all of it at once.
     async fn preflight(&self, plan: &Plan) -> Vec<Finding>;
@@ -207,10 +268,11 @@ pub trait Machine: Send + Sync {
     async fn restart(&mut self) -> Result<()>;
 
     /// Makes the image from the stopped machine. What it makes outside `destination` is armed on `undo` until the
-    /// caller keeps it; the image is complete when this returns.
+    /// caller keeps it; the image is complete when this returns. Has its own deadline, the plan's `image_timeout`: an
+    /// image that a cloud is still making then is kept, the error says its id, and [`Provider::find`] takes it up.
     ///
     /// # Errors
-    /// When it could not be made; nothing of it remains after the undo.
+    /// When it could not be made; nothing else of it remains after the undo.
     async fn capture(&mut self, destination: Destination<'_>, undo: &Undo) -> Result<Image>;
 
     /// How it is reached.

@@ -118,6 +118,18 @@ formats! {
         "^[^\\x00-\\x1f\\x7f]+$", image_location;
     AmiId: "an AMI id: `ami-` and 8 or 17 lower-case hexadecimal digits",
         "^ami-([0-9a-f]{8}|[0-9a-f]{17})$", any;
+    InstanceType: "an EC2 instance type such as `m7i.large`",
+        "^[a-z0-9-]+\\.[a-z0-9-]+$", lower_case;
+    SubnetId: "a subnet's id: `subnet-` and 8 or 17 lower-case hexadecimal digits",
+        "^subnet-([0-9a-f]{8}|[0-9a-f]{17})$", any;
+    SecurityGroupId: "a security group's id: `sg-` and 8 or 17 lower-case hexadecimal digits",
+        "^sg-([0-9a-f]{8}|[0-9a-f]{17})$", any;
+    InstanceProfile: "the name of an instance profile (not its ARN), at most 128 characters",
+        "^[A-Za-z0-9+=,.@_-]{1,128}$", any;
+    KmsKey: "a KMS key: its id, its ARN or `alias/` and a name",
+        "^[A-Za-z0-9:/_-]{1,2048}$", any;
+    Bucket: "the name of an S3 bucket: 3 to 63 lower-case letters, digits, dots and hyphens",
+        "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", lower_case;
     ParameterName: "an SSM parameter's name such as `/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64`",
         "^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", any;
     AmiOwner: "an account id of 12 digits, `amazon`, `aws-marketplace` or `self`",

@@ -147,6 +147,7 @@ pub fn facts() -> Facts {
             location: "/var/cache/amibake/bases/debian-12.raw".to_owned(),
             arch: Arch::Amd64,
             disk_bytes: 3 << 30,
+            ami: None,
         },
         assets: BTreeMap::from([
             ("blob.bin".to_owned(), (0..=255).collect()),

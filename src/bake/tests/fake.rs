@@ -184,8 +184,12 @@ impl Provider for Fake {
         Err(Error::host("the executor asks for no base"))
     }
 
-    async fn find(&self, _: &Fingerprint, _: ImageFormat) -> Result<Option<Image>> {
+    async fn find(&self, _: &Plan) -> Result<Option<Image>> {
         Err(Error::host("the executor looks for no image"))
+    }
+
+    fn memory(&self) -> Option<u64> {
+        None
     }
 
     async fn preflight(&self, _: &Plan) -> Vec<Finding> {
@@ -232,6 +236,7 @@ impl Provider for Fake {
         match resource {
             Resource::Process { pid, .. } => self.world.end(*pid),
             Resource::Path { path } => remove_path(path)?,
+            other => return Err(Error::host(format!("there is no {other} in this world"))),
         }
         Ok(())
     }
@@ -333,6 +338,7 @@ impl Machine for FakeMachine {
             format: ImageFormat::Qcow2,
             size_bytes: 11,
             sha256: Some(Sha256::of(b"whole image")),
+            region: None,
         })
     }
 

@@ -61,6 +61,7 @@ fn plan(recipe: &str) -> Plan {
             location: "/cache/base.qcow2".into(),
             arch: Arch::Amd64,
             disk_bytes: 1 << 30,
+            ami: None,
         },
         artifact: ArtifactPlan {
             version: Version::new(0, 31, 2),
@@ -74,7 +75,9 @@ fn plan(recipe: &str) -> Plan {
             memory_bytes: 2 << 30,
             disk_bytes: 10 << 30,
             timeout: Duration::from_secs(5400),
+            image_timeout: Duration::from_secs(600),
         },
+        aws: None,
         volumes: if recipe == "builder" {
             vec![VolumePlan {
                 name: "cache".into(),
@@ -135,6 +138,7 @@ impl Place {
                 format: ImageFormat::Qcow2,
                 size_bytes: 1,
                 sha256: None,
+                region: None,
             };
             (plan, image)
         };

@@ -39,6 +39,7 @@ pub(super) async fn capture(machine: &LocalMachine, destination: Destination<'_>
         format,
         size_bytes,
         sha256: Some(sha256),
+        region: None,
     })
 }
 

@@ -96,7 +96,7 @@ fn whole(folder: &Path, described: Described) -> Result<Image, String> {
     if meta.len() != size_bytes {
         return Err(format!("{} has {} bytes, its manifest says {size_bytes}", path.display(), meta.len()));
     }
-    Ok(Image { name: ImageName(name), location: path, format, size_bytes, sha256 })
+    Ok(Image { name: ImageName(name), location: path, format, size_bytes, sha256, region: None })
 }
 
 #[cfg(test)]

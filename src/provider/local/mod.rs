@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::{Finding, Launch, Machine, Provider, Resource};
 use crate::bake::Undo;
 use crate::error::Result;
-use crate::plan::{BaseImage, Fingerprint, Image, ImageFormat, Plan};
+use crate::plan::{BaseImage, Image, ImagePlan, Plan};
 use crate::recipe::Recipe;
 use crate::release::Arch;
 
@@ -63,8 +63,15 @@ impl Provider for Local {
         base::resolve(&self.settings, recipe, recipe_dir, arch).await
     }
 
-    async fn find(&self, fingerprint: &Fingerprint, format: ImageFormat) -> Result<Option<Image>> {
-        images::find(&self.settings.dist_dir, fingerprint, format, &self.settings.reporter)
+    async fn find(&self, plan: &Plan) -> Result<Option<Image>> {
+        let ImagePlan { format, name, .. } = &plan.image;
+        let found = images::find(&self.settings.dist_dir, &plan.fingerprint, *format, &self.settings.reporter)?;
+        // A thin image and one that stands on its own have one fingerprint and two names.
+        Ok(found.filter(|image| image.name == *name))
+    }
+
+    fn memory(&self) -> Option<u64> {
+        Some(host::memory_for_machines())
     }
 
     async fn preflight(&self, plan: &Plan) -> Vec<Finding> {

@@ -24,6 +24,13 @@ pub(super) async fn remove(resource: &Resource) -> Result<()> {
             let removed = tokio::task::spawn_blocking(move || remove_path(&owned)).await;
             removed.or_host(|| format!("cannot remove {shown}"))?
         }
+        Resource::Tagged { .. }
+        | Resource::Instance { .. }
+        | Resource::SecurityGroup { .. }
+        | Resource::Ami { .. }
+        | Resource::Command { .. }
+        | Resource::Object { .. } => Err(Error::host(format!("{resource} is not on this machine"))
+            .with_hint("remove it with `--provider aws`, or `amibake gc`")),
     }
 }
 

@@ -158,7 +158,7 @@ fn image(name: String, path: &Path, sha256: Sha256, disk: Disk, arch: Arch) -> R
         Error::host(format!("the base's path {} is not UTF-8", path.display())).with_hint("rename it")
     })?;
     let identity = format!("sha256:{sha256}");
-    Ok(BaseImage { name, identity, location: location.to_owned(), arch, disk_bytes: disk.virtual_bytes })
+    Ok(BaseImage { name, identity, location: location.to_owned(), arch, disk_bytes: disk.virtual_bytes, ami: None })
 }
 
 /// The bases that `amibake base create` made and that are there, by name and architecture.

@@ -1,0 +1,75 @@
+//! The service clients of one region, with the one retry policy and the one set of time limits.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+
+use super::Account;
+use crate::error::{Error, Result};
+
+/// Attempts of one call. At a third of calls throttled, one in 3^10 = 59,049 fails for good.
+const ATTEMPTS: u32 = 10;
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long one attempt may take: the slowest calls here answer within a few seconds.
+const ATTEMPT: Duration = Duration::from_secs(30);
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// The services of one region.
+#[derive(Clone)]
+pub(super) struct Clients {
+    pub(super) region: String,
+    pub(super) ec2: aws_sdk_ec2::Client,
+    pub(super) ssm: aws_sdk_ssm::Client,
+    pub(super) iam: aws_sdk_iam::Client,
+    pub(super) s3: aws_sdk_s3::Client,
+    pub(super) sts: aws_sdk_sts::Client,
+}
+
+impl Clients {
+    /// From the environment, configuration files, SSO, web identity or an instance's role.
+    ///
+    /// # Errors
+    /// Exit 4 when no region is configured.
+    pub(super) async fn connect(account: &Account) -> Result<Self> {
+        let config = configuration(account).await;
+        let region = config.region().map(ToString::to_string).ok_or_else(|| {
+            Error::host("no AWS region is configured")
+                .with_hint("name one with --region, AWS_REGION or `region` in the profile")
+        })?;
+        // An own endpoint (a test cloud, a gateway) has no host name for each bucket.
+        let own_endpoint = config.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL").is_some();
+        let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(own_endpoint).build();
+        Ok(Self {
+            region,
+            ec2: aws_sdk_ec2::Client::new(&config),
+            ssm: aws_sdk_ssm::Client::new(&config),
+            iam: aws_sdk_iam::Client::new(&config),
+            s3: aws_sdk_s3::Client::from_conf(s3),
+            sts: aws_sdk_sts::Client::new(&config),
+        })
+    }
+}
+
+async fn configuration(account: &Account) -> SdkConfig {
+    use aws_smithy_http_client::{Builder, tls};
+    let http = Builder::new()
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+        .build_https();
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
+    let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_PAUSE);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http)
+        .timeout_config(timeouts)
+        .retry_config(retries);
+    if let Some(region) = &account.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    if let Some(profile) = &account.profile {
+        loader = loader.profile_name(profile);
+    }
+    loader.load().await
+}

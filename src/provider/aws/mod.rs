@@ -1,0 +1,85 @@
+//! The aws provider: machines are EC2 instances that Systems Manager runs scripts on, images are AMIs.
+//!
+//! `client` holds the service clients and the one retry policy, `error` the one error type of all calls; both know every
+//! operation by its name. Before a bake: `base` resolves AMIs (`stack` reads the Elastic CI Stack's template), `catalog`
+//! finds images of ours, `preflight` looks at everything that would fail later (`network` at the way to Systems Manager).
+//! A bake: `launch` starts the instance, `machine` uses it (`command` runs scripts, `deliver` brings the tarball), `image`
+//! captures, `removal` removes; `poll` asks for the states of all instances and images of this process in one call.
+//! `policy` is the least that any of it must be allowed; `gc` finds leftovers by tag alone. No type of an SDK leaves here.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+
+use super::{Finding, Launch, Machine, Provider, Resource};
+use crate::bake::{Reporter, Undo};
+use crate::error::Result;
+use crate::plan::{BaseImage, Image, Plan};
+use crate::recipe::Recipe;
+use crate::release::{Arch, Mirror};
+
+mod base;
+mod catalog;
+mod client;
+mod error;
+mod launch;
+mod preflight;
+mod removal;
+mod tags;
+
+use client::Clients;
+
+/// Which account and region.
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    /// `--region`; else as aws-config finds it.
+    pub region: Option<String>,
+    /// `--profile`; else as aws-config finds it.
+    pub profile: Option<String>,
+}
+
+/// EC2 and Systems Manager in one region of one account.
+pub struct Aws {
+    clients: Clients,
+    /// `--release-mirror`: where machines fetch the tarball instead of where the lock says.
+    mirror: Option<Mirror>,
+    reporter: Reporter,
+}
+
+impl Aws {
+    /// Reads the account's configuration: profiles, SSO, web identity, instance roles, `AWS_ENDPOINT_URL` and its kind.
+    /// Makes no call but those that credentials need.
+    ///
+    /// # Errors
+    /// Exit 4 when no region is configured.
+    pub async fn connect(account: &Account, mirror: Option<Mirror>, reporter: Reporter) -> Result<Self> {
+        Ok(Self { clients: Clients::connect(account).await?, mirror, reporter })
+    }
+}
+
+#[async_trait]
+impl Provider for Aws {
+    async fn base(&self, recipe: &Recipe, _recipe_dir: &Path, arch: Arch) -> Result<BaseImage> {
+        base::resolve(&self.clients, recipe, arch).await
+    }
+
+    async fn find(&self, plan: &Plan) -> Result<Option<Image>> {
+        catalog::find(&self.clients, plan, &self.reporter).await
+    }
+
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+
+    async fn preflight(&self, plan: &Plan) -> Vec<Finding> {
+        preflight::preflight(&self.clients, plan, self.mirror.as_ref()).await
+    }
+
+    async fn launch(&self, launch: Launch<'_>, undo: &Undo) -> Result<Box<dyn Machine>> {
+        launch::launch(self, launch, undo).await
+    }
+
+    async fn remove(&self, resource: &Resource) -> Result<()> {
+        removal::remove(&self.clients, resource).await
+    }
+}
