@@ -65,7 +65,7 @@ async fn build_all<'p>(
     let wanted = prepared.plans.iter().zip(&existing).filter(|(_, existing)| existing.is_none());
     let wanted: BTreeSet<Arch> = wanted.map(|(plan, _)| plan.arch).collect();
     let fetched = wanted.into_iter().map(|arch| async move {
-        Ok((arch, fetch(settings, args, prepared, arch, cancel).await?))
+        fetch(settings, args, prepared, arch, cancel).await.map(|artifact| (arch, artifact))
     });
     let artifacts: BTreeMap<Arch, Artifact> = try_join_all(fetched).await?.into_iter().collect();
     let jobs = prepared.plans.iter().zip(existing).map(|(plan, existing)| {
@@ -92,7 +92,8 @@ async fn fetch(
     arch: Arch,
     cancel: &CancellationToken,
 ) -> Result<Artifact> {
-    let members: Vec<String> = prepared.plans.iter().filter(|plan| plan.arch == arch).flat_map(|plan| plan.artifact.members.clone()).collect();
+    let members: Vec<String> =
+        prepared.plans.iter().filter(|plan| plan.arch == arch).flat_map(|plan| plan.artifact.members.clone()).collect();
     let mirror = args.planning.release_mirror.as_ref();
     let reporter = prepared.general();
     release::fetch(&prepared.lock, arch, &members, mirror, &settings.cache, &reporter, cancel).await

@@ -90,8 +90,8 @@ pub(super) async fn prepare(settings: &Settings, planning: &Planning, names: &[S
         general.warn(format!("{} is a stand-in release: not BuildKit", lock.version));
     }
     let provider = provider(settings, planning, general).await?;
-    let planned = arches.iter().flat_map(|arch| loaded.iter().map(move |one| (one, *arch)));
-    let planned = planned.map(|(one, arch)| planned(one, &lock, &*provider, planning, arch, format));
+    let each = arches.iter().flat_map(|arch| loaded.iter().map(move |one| (one, *arch)));
+    let planned = each.map(|(one, arch)| planned(one, &lock, &*provider, planning, arch, format));
     let plans = try_join_all(planned).await?;
     Ok(Prepared { lock, provider, sink, plans })
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bake::Undo;
 use crate::bake::owner::Owner;
 use crate::error::{Error, Result};
-use crate::plan::{BaseImage, Fingerprint, Image, ImageFormat, ImageName, Plan};
+use crate::plan::{BaseImage, Image, ImageFormat, ImageName, Plan};
 use crate::provider::{Destination, Finding, Launch, Machine, Provider, Reach, Resource, ScriptEnd, Severity, Source};
 use crate::recipe::Recipe;
 use crate::release::{Arch, Sha256};

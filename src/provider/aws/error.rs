@@ -90,7 +90,9 @@ impl AwsError {
                 Some("the credentials have expired: sign in again (for SSO: `aws sso login`)".to_owned())
             }
             Some("AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch") => {
-                Some("AWS does not accept the credentials: `aws sts get-caller-identity` says whose they are".to_owned())
+                Some(
+                    "AWS does not accept the credentials: `aws sts get-caller-identity` says whose they are".to_owned(),
+                )
             }
             Some("OptInRequired") => Some("the account has not enabled this region".to_owned()),
             None => Some("check the network, the region and the credentials: `aws sts get-caller-identity`".to_owned()),
