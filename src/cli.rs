@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands;
 use crate::error::{Context as _, Error, Exit, Result};
@@ -142,8 +142,8 @@ pub struct Planning {
     /// Architectures of the images: amd64, arm64 or both [default: amd64 on AWS, locally this machine's]
     #[arg(long, value_name = "ARCH", value_delimiter = ',')]
     pub arch: Vec<Arch>,
-    /// Override a value of the recipe for this run; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// Override a value of every recipe named, or of one (builder:machine.memory=4GiB); may be repeated
+    #[arg(long, value_name = "[RECIPE:]KEY=VALUE")]
     pub set: Vec<String>,
     /// Take releases from here instead of where the lock says: an http(s) address or a folder
     #[arg(long, value_name = "URL|DIR", env = "AMIBAKE_RELEASE_MIRROR")]
@@ -209,8 +209,8 @@ pub struct ValidateArgs {
     /// Names or paths of recipes [default: all in recipes/]
     #[arg(value_name = "RECIPE")]
     pub names: Vec<String>,
-    /// Override a value for this check; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// Override a value of every recipe named, or of one (builder:machine.memory=4GiB); may be repeated
+    #[arg(long, value_name = "[RECIPE:]KEY=VALUE")]
     pub set: Vec<String>,
     /// As one JSON object on stdout
     #[arg(long)]
@@ -335,7 +335,8 @@ pub fn main() -> ExitCode {
         // A bake that panics cleans up behind it; what is told here is for the bug report.
         crate::report::say(&format!("error: amibake has a fault: {panic}\nhint: please report it with this message"));
     }));
-    let cli = match Cli::try_parse() {
+    let matches = without_empty_variables(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -346,11 +347,16 @@ pub fn main() -> ExitCode {
     };
     let json = cli.command.json();
     let talk = Talk { color: cli.global.color, verbose: cli.global.verbose, quiet: cli.global.quiet };
+    // What the program knows by itself needs no folder.
+    match &cli.command {
+        Command::Schema => return ended(commands::info::schema()),
+        Command::Completions { shell } => return ended(commands::info::completions(*shell)),
+        Command::Version { json } => return ended(commands::info::version(*json)),
+        _ => {}
+    }
     let settings = Settings::new(&cli.global, |name| std::env::var(name).ok());
     match settings.and_then(|settings| run(&settings, cli.command)) {
-        // What was asked for was done, but nobody can read the answer.
-        Ok(Exit::Done) if crate::report::lost() => Exit::Host.into(),
-        Ok(exit) => exit.into(),
+        Ok(exit) => ended(exit),
         Err(error) => {
             if json {
                 crate::report::print_json(&serde_json::json!({ "error": crate::report::error_json(&error) }));
@@ -359,6 +365,19 @@ pub fn main() -> ExitCode {
             error.exit().into()
         }
     }
+}
+
+fn ended(exit: Exit) -> ExitCode {
+    // What was asked for was done, but nobody can read the answer.
+    if exit == Exit::Done && crate::report::lost() { Exit::Host.into() } else { exit.into() }
+}
+
+/// A variable that is set to nothing is as good as unset: CI systems pass on empty ones.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 impl Command {

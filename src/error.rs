@@ -180,7 +180,8 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Re
     }
 }
 
-/// The failure as it is printed on stderr: `error:`, the detail, `caused by:` lines, `hint:`; ends with a newline.
+/// The failure as it is printed on stderr: `error:`, the detail, `caused by:` lines, a `hint:` for each line of
+/// the hint; ends with a newline.
 #[must_use]
 pub fn render(error: &Error) -> String {
     let mut text = format!("error: {error}\n");
@@ -199,7 +200,7 @@ pub fn render(error: &Error) -> String {
         shown = words;
         cause = current.source();
     }
-    if let Some(hint) = error.hint() {
+    for hint in error.hint().into_iter().flat_map(str::lines) {
         let _ = writeln!(text, "hint: {hint}");
     }
     text

@@ -76,6 +76,7 @@ mod real {
         let settings = Settings {
             cache_dir: cache.clone(),
             dist_dir: cache.join("dist"),
+            runs_dir: cache.join("runs"),
             base: None,
             reporter: Reporter::silent(),
         };

@@ -104,7 +104,8 @@ fn usage_errors_exit_with_2() {
         &["plan", "nothing"],
         &["-C", "/nonexistent", "validate"],
         &["validate", "nothing"],
-        &["build", "agent", "--provider", "aws"],
+        &["build", "agent", "--thin"],
+        &["build", "agent", "--provider", "local", "--region", "eu-west-1"],
         &["fetch", "--lock", "/nonexistent/amibake.lock"],
         &["fetch", "--arch", "amd64", "--arch", "arm64", "--extract", "bin/buildctl", "--to", "/nonexistent"],
     ] {
@@ -169,11 +170,14 @@ fn no_base_says_how_to_get_one() {
     let folder = project("name = \"image\"\n");
     lock(folder.path());
     let cache = folder.path().join("cache");
-    let (code, said) =
-        failure(amibake(&["build", "image"]).current_dir(folder.path()).env("AMIBAKE_CACHE_DIR", &cache));
+    let (code, said) = failure(
+        amibake(&["build", "image", "--provider", "local"]).current_dir(folder.path()).env("AMIBAKE_CACHE_DIR", &cache),
+    );
     assert_eq!(code, 4, "{said}");
     assert!(said.contains("amibake base create"), "{said}");
-    let (code, said) = failure(amibake(&["build", "image", "--base", "nothing.raw"]).current_dir(folder.path()));
+    let (code, said) = failure(
+        amibake(&["build", "image", "--provider", "local", "--base", "nothing.raw"]).current_dir(folder.path()),
+    );
     assert_eq!(code, 4, "{said}");
     assert!(said.contains("nothing.raw"), "{said}");
 }

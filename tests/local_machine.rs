@@ -42,6 +42,7 @@ impl World {
         let settings = Settings {
             cache_dir: root.path().join("cache"),
             dist_dir: root.path().join("dist"),
+            runs_dir: root.path().join("runs"),
             base: None,
             reporter: reporter.clone(),
         };
@@ -130,6 +131,7 @@ fn plan(base: &Path, artifact: &Artifact) -> Plan {
             image_timeout: Duration::from_secs(600),
         },
         aws: None,
+        port: None,
         volumes: vec![VolumePlan {
             name: "cache-12345".into(),
             mount: "/var/lib/buildkit".into(),

@@ -8,6 +8,15 @@ use crate::error::{Error, Exit, Result};
 use crate::plan::{Check, Plan};
 use crate::provider::Machine;
 
+/// Where a check finds the machine beside its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// Host name or address: the script's `$AMIBAKE_PEER`.
+    pub(super) address: String,
+    /// Port of its daemon: the script's `$AMIBAKE_PEER_PORT`.
+    pub(super) port: Option<u16>,
+}
+
 /// A check that said no.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -38,12 +47,18 @@ pub(super) async fn run(
     check: &Check,
     number: usize,
     total: usize,
-    peer: Option<&str>,
+    peer: Option<&Peer>,
     machine: &dyn Machine,
     reporter: &Reporter,
 ) -> Result<(Duration, Option<Failure>)> {
     reporter.event(&Event::StepStarted { number, total, name: check.name.clone(), kind: "check" });
-    let script = Script { text: &check.script, preamble_lines: check.preamble_lines, timeout: check.timeout, peer };
+    // On the script's first line, so that the numbers of its lines stay what they are.
+    let text = match peer.and_then(|peer| peer.port) {
+        Some(port) => format!("export AMIBAKE_PEER_PORT={port}; {}", check.script),
+        None => check.script.clone(),
+    };
+    let peer = peer.map(|peer| peer.address.as_str());
+    let script = Script { text: &text, preamble_lines: check.preamble_lines, timeout: check.timeout, peer };
     let ran = script.run(machine, reporter).await.map_err(|error| match error.exit() {
         Exit::Interrupted => error,
         _ => broken(format!("check `{}` did not come to an end", check.name), error),

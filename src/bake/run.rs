@@ -406,7 +406,7 @@ pub(super) async fn clean_up(undo: &Undo, provider: &dyn Provider, reporter: &Re
 
 fn add_hint(error: Error, words: &str) -> Error {
     let hint = match error.hint() {
-        Some(hint) => format!("{hint}; {words}"),
+        Some(hint) => format!("{hint}\n{words}"),
         None => words.to_owned(),
     };
     error.with_hint(hint)

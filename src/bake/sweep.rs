@@ -14,6 +14,9 @@ use super::{JOURNAL, Leftover, Reporter, RunId, Undo};
 use crate::error::{Context as _, Result};
 use crate::provider::{Provider, Resource};
 
+/// Folders of runs that are kept for their logs.
+const KEPT_RUNS: usize = 20;
+
 /// Removes what runs that no longer live left behind: every journal below `runs_dir` whose process is gone. What was
 /// left for inspection goes when its machine has ended; what was kept stays. A journal that makes no sense is reported
 /// and left alone.
@@ -34,10 +37,11 @@ pub async fn sweep(runs_dir: &Path, provider: &dyn Provider, reporter: &Reporter
             runs.push(entry.path());
         }
     }
+    // Their names begin with their time.
     runs.sort();
     let mut leftovers = Vec::new();
-    for run_dir in runs {
-        match sweep_run(&run_dir, provider, reporter).await {
+    for run_dir in &runs {
+        match sweep_run(run_dir, provider, reporter).await {
             Ok(left) => leftovers.extend(left),
             Err(error) => reporter.warn(format!(
                 "{} is left alone: {}; remove its folder once nothing it names is there any more",
@@ -46,7 +50,28 @@ pub async fn sweep(runs_dir: &Path, provider: &dyn Provider, reporter: &Reporter
             )),
         }
     }
+    prune(runs, reporter);
     Ok(leftovers)
+}
+
+/// Removes the folders of runs of which nothing is left but their logs, all but the newest few. An image's own log lies
+/// beside the image.
+fn prune(mut runs: Vec<PathBuf>, reporter: &Reporter) {
+    runs.retain(|run_dir| is_over(run_dir));
+    runs.truncate(runs.len().saturating_sub(KEPT_RUNS));
+    for run_dir in runs {
+        if let Err(error) = std::fs::remove_dir_all(&run_dir) {
+            reporter.warn(format!("cannot remove {}: {error}", run_dir.display()));
+        }
+    }
+}
+
+/// Whether the run is known to have ended and to have left nothing.
+fn is_over(run_dir: &Path) -> bool {
+    let is_folder = std::fs::symlink_metadata(run_dir).is_ok_and(|meta| meta.is_dir());
+    let journal = std::fs::read(run_dir.join(JOURNAL)).ok().and_then(|bytes| read(&bytes).ok());
+    let Some(Account { owner, armed, left, done, .. }) = journal.map(account) else { return false };
+    is_folder && done && armed.is_empty() && left.is_empty() && !owner.is_some_and(Owner::alive)
 }
 
 /// What a journal armed and nobody removed yet, newest first: for a message, when there is no time to remove it.
@@ -72,6 +97,9 @@ async fn sweep_run(run_dir: &Path, provider: &dyn Provider, reporter: &Reporter)
     if owner.is_some_and(Owner::alive) {
         return Ok(Vec::new());
     }
+    for lock in locks {
+        ImageLock::remove_stale(&lock, &name_of(run_dir))?;
+    }
     let ended = machine_ended(&left);
     if done && (left.is_empty() || !ended) {
         return Ok(Vec::new());
@@ -82,9 +110,6 @@ async fn sweep_run(run_dir: &Path, provider: &dyn Provider, reporter: &Reporter)
     let (images, doomed): (Vec<_>, Vec<_>) =
         doomed.into_iter().partition(|resource| matches!(resource, Resource::Ami { .. }));
     let (ours, foreign): (Vec<_>, Vec<_>) = doomed.into_iter().partition(|resource| is_of_run(resource, run_dir));
-    for lock in locks {
-        ImageLock::remove_stale(&lock, &name_of(run_dir))?;
-    }
     if !ours.is_empty() {
         reporter.note(format!("removing what run {} left behind", name_of(run_dir)));
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{Guard, catching};
+use super::inspect::Peer;
 use super::run::{clean_up, leave, phase};
 use super::undo::Mark;
 use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect, volume};
@@ -156,6 +157,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn body(&mut self, members: &mut [Member<'_>]) -> Result<Vec<Checked>> {
+        self.enough_memory(members)?;
         self.launch(members).await?;
         self.ready(members).await?;
         let mut checks = self.check_all(members, "").await?;
@@ -166,6 +168,23 @@ impl Session<'_> {
             checks.extend(self.check_all(members, " (after a restart)").await?);
         }
         Ok(checks)
+    }
+
+    /// All machines run at once; a host that cannot hold them would end one in the middle of its checks.
+    fn enough_memory(&self, members: &[Member<'_>]) -> Result<()> {
+        let wanted: u64 = members.iter().map(|member| member.plan.machine.memory_bytes).sum();
+        match self.provider.memory() {
+            Some(available) if wanted > available => {
+                let mib = |bytes: u64| bytes >> 20;
+                Err(Error::host(format!(
+                    "the machines want {} MiB of memory together, {} MiB are available",
+                    mib(wanted),
+                    mib(available)
+                ))
+                .with_hint("end other programs, or verify one image at a time"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Launches all members at once. Each is waited for, even when another fails: a launch that is dropped half-way
@@ -226,11 +245,14 @@ impl Session<'_> {
                 }
             };
             number += 1;
-            let address = match peer {
-                Some(peer) => Some(peer.machine()?.reach().address.ok_or_else(|| no_address(check, peer))?),
+            let peer = match peer {
+                Some(peer) => Some(Peer {
+                    address: peer.machine()?.reach().address.ok_or_else(|| no_address(check, peer))?,
+                    port: peer.plan.port,
+                }),
                 None => None,
             };
-            let run = inspect::run(check, number, total, address.as_deref(), member.machine()?, &member.reporter);
+            let run = inspect::run(check, number, total, peer.as_ref(), member.machine()?, &member.reporter);
             let (elapsed, failure) = self.guard.run(run).await?;
             done.push(member.checked(format!("{}{suffix}", check.name), elapsed, failure));
         }

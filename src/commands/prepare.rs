@@ -50,13 +50,19 @@ pub(super) fn names(settings: &Settings, recipes: &Recipes) -> Result<Vec<String
     Ok(recipes.names.clone())
 }
 
+/// A recipe that was read, with the part of `--set` that is its own.
+pub(super) struct Read {
+    pub(super) loaded: Loaded,
+    pub(super) overrides: Vec<String>,
+}
+
 /// Reads recipes, tells the faults of all of them at once.
-pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Result<Vec<Loaded>> {
+pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Result<Vec<Read>> {
     let mut loaded = Vec::new();
     let mut failed: Vec<Error> = Vec::new();
-    for name in names {
-        match recipe::load(project, name, overrides) {
-            Ok(recipe) => loaded.push(recipe),
+    for (name, overrides) in names.iter().zip(scoped(names, overrides)?) {
+        match recipe::load(project, name, &overrides) {
+            Ok(recipe) => loaded.push(Read { loaded: recipe, overrides }),
             Err(error) => failed.push(error),
         }
     }
@@ -70,13 +76,42 @@ pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Re
     }
 }
 
+/// The overrides of each recipe: `key=value` is for every one, `recipe:key=value` for that one. No key of a recipe has a
+/// colon outside of quotes.
+fn scoped(names: &[String], overrides: &[String]) -> Result<Vec<Vec<String>>> {
+    let stem =
+        |name: &str| Path::new(name).file_stem().map_or(name.to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let stems: Vec<String> = names.iter().map(|name| stem(name)).collect();
+    let mut each = vec![Vec::new(); names.len()];
+    for text in overrides {
+        let scope = text.split_once(':').filter(|(scope, _)| !scope.contains(['.', '=', '"']));
+        match scope {
+            None => each.iter_mut().for_each(|own| own.push(text.clone())),
+            Some((scope, rest)) => {
+                let mut known = false;
+                for (own, _) in each.iter_mut().zip(&stems).filter(|(_, stem)| *stem == scope) {
+                    own.push(rest.to_owned());
+                    known = true;
+                }
+                if !known {
+                    return Err(Error::usage(format!(
+                        "`--set {text}` is for the recipe `{scope}`, which is not named"
+                    ))
+                    .with_hint(format!("this command is about {}", stems.join(" and "))));
+                }
+            }
+        }
+    }
+    Ok(each)
+}
+
 /// Rows 1 to 5 of the flow, but for the tarball: it is only fetched for what must be baked.
 pub(super) async fn prepare(settings: &Settings, planning: &Planning, names: &[String]) -> Result<Prepared> {
     let arches = arches(planning)?;
     let format = format(planning)?;
     let loaded = load(&settings.project, names, &planning.set)?;
     let mut seen = BTreeMap::new();
-    for one in &loaded {
+    for Read { loaded: one, .. } in &loaded {
         if let Some(other) = seen.insert(one.recipe.name.clone(), one.path.clone()) {
             let message =
                 format!("{} and {} are both called `{}`", other.display(), one.path.display(), one.recipe.name);
@@ -154,6 +189,7 @@ async fn provider(settings: &Settings, planning: &Planning, general: Reporter) -
         ProviderKind::Local => Box::new(Local::new(local::Settings {
             cache_dir: settings.cache.clone(),
             dist_dir: settings.dist(planning)?,
+            runs_dir: settings.runs.clone(),
             base: planning.base_override(),
             reporter: general,
         })),
@@ -166,28 +202,31 @@ async fn provider(settings: &Settings, planning: &Planning, general: Reporter) -
 }
 
 async fn planned(
-    loaded: &Loaded,
+    read: &Read,
     lock: &Lock,
     provider: &dyn Provider,
     planning: &Planning,
     arch: Arch,
     format: ImageFormat,
 ) -> Result<Plan> {
+    let Read { loaded, overrides } = read;
     let base = provider.base(&loaded.recipe, &loaded.dir, arch).await?;
-    let mut assets = BTreeMap::new();
-    for name in plan::wanted_assets(&loaded.recipe) {
-        let path = loaded.assets_dir.join(&name);
-        let bytes = std::fs::read(&path).or_usage(|| format!("cannot read the asset {}", path.display()))?;
-        assets.insert(name, bytes);
-    }
-    let options = Options {
-        provider: planning.provider,
-        arch,
-        format,
-        standalone: !planning.thin,
-        overrides: planning.set.clone(),
-    };
+    let assets = assets(loaded)?;
+    let options =
+        Options { provider: planning.provider, arch, format, standalone: !planning.thin, overrides: overrides.clone() };
     plan::plan(&loaded.recipe, lock, &Facts { base, assets }, &options)
+}
+
+/// Every asset that the recipe's steps refer to.
+pub(super) fn assets(loaded: &Loaded) -> Result<BTreeMap<String, Vec<u8>>> {
+    let wanted = plan::wanted_assets(&loaded.recipe).into_iter();
+    wanted
+        .map(|name| {
+            let path = loaded.assets_dir.join(&name);
+            let bytes = std::fs::read(&path).or_usage(|| format!("cannot read the asset {}", path.display()))?;
+            Ok((name, bytes))
+        })
+        .collect()
 }
 
 /// Runs `work` until it is done or `cancel` says stop.

@@ -42,14 +42,19 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
 
 /// The baked image of every plan.
 async fn images(prepared: &Prepared) -> Result<Vec<(Plan, Image)>> {
-    let mut members = Vec::new();
+    let (mut members, mut missing) = (Vec::new(), Vec::new());
     for plan in &prepared.plans {
         let found = prepared.provider.find(plan).await?;
-        let image = found.ok_or_else(|| {
-            Error::failed(format!("there is no image of `{}` as it is planned now ({})", plan.recipe, plan.image.name))
-                .with_hint(format!("bake it: amibake build {}", plan.recipe))
-        })?;
-        members.push((plan.clone(), image));
+        match found {
+            Some(image) => members.push((plan.clone(), image)),
+            None => missing.push(plan),
+        }
+    }
+    if !missing.is_empty() {
+        let names: Vec<&str> = missing.iter().map(|plan| plan.image.name.0.as_str()).collect();
+        let recipes: Vec<&str> = missing.iter().map(|plan| plan.recipe.as_str()).collect();
+        return Err(Error::failed(format!("there is no image as it is planned now: {}", names.join(", ")))
+            .with_hint(format!("bake it with the options of this command: amibake build {} …", recipes.join(" "))));
     }
     Ok(members)
 }

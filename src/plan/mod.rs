@@ -15,6 +15,7 @@ mod text;
 mod types;
 
 pub use preamble::failed_line;
+pub(crate) use quote::sh;
 pub use text::render_text;
 pub use types::*;
 
@@ -93,6 +94,7 @@ pub fn plan(recipe: &Recipe, lock: &Lock, facts: &Facts, options: &Options) -> R
         artifact,
         machine,
         aws,
+        port: recipe.buildkitd.as_ref().map(|buildkitd| buildkitd.port),
         volumes,
         steps,
         checks,

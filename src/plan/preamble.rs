@@ -9,7 +9,8 @@
 //! | `AMIBAKE_BUILDKIT_STAND_IN` | `1` for the release that tests make, else `0` | steps, checks |
 //! | `AMIBAKE_RECIPE` | name of the recipe | checks: it shapes no content, so it stays out of what is fingerprinted |
 //!
-//! The provider adds `AMIBAKE_ARTIFACT` and `AMIBAKE_ARTIFACT_SIZE` during a bake and `AMIBAKE_PEER` where there is one.
+//! The provider adds `AMIBAKE_ARTIFACT` and `AMIBAKE_ARTIFACT_SIZE` during a bake and `AMIBAKE_PEER`, with
+//! the port of its daemon in `AMIBAKE_PEER_PORT`, where there is one.
 
 use std::fmt::Write as _;
 

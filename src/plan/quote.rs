@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 /// `text` as one word of a POSIX shell. Bare where that is plainly the same, so that scripts stay readable.
 ///
 /// `text` holds no NUL: no shell can carry one (recipes refuse it, templates are asked by [`has_nul`]).
-pub(super) fn sh(text: &str) -> String {
+pub(crate) fn sh(text: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_@%+:,./-=".contains(&byte);
     // A leading `=` means something to zsh, and people paste.
     if !text.is_empty() && text.bytes().all(bare) && !text.starts_with('=') {

@@ -56,6 +56,9 @@ pub struct Plan {
     /// What the machine is on AWS; only there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws: Option<AwsPlan>,
+    /// TCP port that the image's BuildKit daemon answers on, if it runs one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Data volumes.
     pub volumes: Vec<VolumePlan>,
     /// What is done, in order.

@@ -119,7 +119,7 @@ formats! {
     AmiId: "an AMI id: `ami-` and 8 or 17 lower-case hexadecimal digits",
         "^ami-([0-9a-f]{8}|[0-9a-f]{17})$", any;
     InstanceType: "an EC2 instance type such as `m7i.large`",
-        "^[a-z0-9-]+\\.[a-z0-9-]+$", lower_case;
+        "^[a-z0-9-]+\\.[a-z0-9-]+$", any;
     SubnetId: "a subnet's id: `subnet-` and 8 or 17 lower-case hexadecimal digits",
         "^subnet-([0-9a-f]{8}|[0-9a-f]{17})$", any;
     SecurityGroupId: "a security group's id: `sg-` and 8 or 17 lower-case hexadecimal digits",
@@ -129,7 +129,7 @@ formats! {
     KmsKey: "a KMS key: its id, its ARN or `alias/` and a name",
         "^[A-Za-z0-9:/_-]{1,2048}$", any;
     Bucket: "the name of an S3 bucket: 3 to 63 lower-case letters, digits, dots and hyphens",
-        "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", lower_case;
+        "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", any;
     ParameterName: "an SSM parameter's name such as `/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64`",
         "^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", any;
     AmiOwner: "an account id of 12 digits, `amazon`, `aws-marketplace` or `self`",
@@ -463,6 +463,12 @@ mod tests {
             &["ami-0123456789abcdef0", "ami-01234567"],
             &["ami-", "ami-0123456789ABCDEF0", "i-01234567", "ami-012345678"],
         ),
+        ("InstanceType", &["m7i.large", "u-6tb1.metal", "c7i-flex.xlarge"], &["m7i", "M7i.large", "", "m7i.large "]),
+        ("SubnetId", &["subnet-01234567", "subnet-0123456789abcdef0"], &["subnet-", "sg-01234567", "subnet-0123456X"]),
+        ("SecurityGroupId", &["sg-01234567"], &["sg-", "subnet-01234567", "default"]),
+        ("InstanceProfile", &["amibake", "a+=,.@_-b"], &["", "arn:aws:iam::123456789012:instance-profile/x", "a/b"]),
+        ("KmsKey", &["alias/aws/ebs", "1234abcd-12ab-34cd-56ef-1234567890ab"], &["", "a b"]),
+        ("Bucket", &["my-bucket.example"], &["My-Bucket", "s3://x", "ab", "-ab", "a_b"]),
         ("ParameterName", &["/aws/service/x-y_z.1"], &["", "aws", "/a//b", "/a/", "/a b"]),
         ("AmiOwner", &["123456789012", "self", "amazon"], &["", "12345", "me"]),
         ("NamePattern", &["al2023-ami-*"], &["*", "**", "", "a$b"]),

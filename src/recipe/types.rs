@@ -609,7 +609,7 @@ pub struct CheckSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub providers: Option<Vec<ProviderKind>>,
-    /// Name of the recipe whose booted image it needs beside its own; the script finds it at `$AMIBAKE_PEER`
+    /// Name of the recipe whose booted image it needs beside its own; the script finds it at `$AMIBAKE_PEER`, its daemon at `$AMIBAKE_PEER_PORT`
     /// (host name or address). Implies `when = "boot"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "format::RecipeName")]

@@ -108,9 +108,9 @@ impl Terminal {
             let line: Vec<u8> = state.rest.drain(..=end).collect();
             lines.push(clean(String::from_utf8_lossy(&line).trim_end()));
         }
-        // A line without end must not take memory without end.
+        // A line without end must not take memory without end: it is shown in pieces.
         if state.rest.len() > 64 << 10 {
-            state.rest.clear();
+            lines.push(clean(&String::from_utf8_lossy(&std::mem::take(&mut state.rest))));
         }
         lines.retain(|line| !line.is_empty());
         if self.verbose {
@@ -127,6 +127,16 @@ impl Terminal {
             let shown: Vec<String> =
                 state.tail.iter().map(|line| format!("    {}", line.chars().take(width).collect::<String>())).collect();
             bar.set_message(shown.join("\n"));
+        }
+    }
+}
+
+impl Terminal {
+    /// The last line of an output may have no end: it is shown when nothing can follow any more.
+    fn flush(&self, scope: &str, state: &mut Scope) {
+        let rest = clean(String::from_utf8_lossy(&std::mem::take(&mut state.rest)).trim_end());
+        if self.verbose && !rest.is_empty() {
+            let _ = self.bars.println(format!("  {scope}  | {rest}"));
         }
     }
 }
@@ -158,6 +168,7 @@ impl Sink for Terminal {
             }
             Event::Output { bytes } => self.output(scope, state, bytes),
             Event::StepEnded { success, elapsed } => {
+                self.flush(scope, state);
                 state.clear();
                 let mark = if *success { Mark::Good } else { Mark::Bad };
                 self.line(scope, &mark, &format!("{}  {}", state.doing, human_time(*elapsed)));

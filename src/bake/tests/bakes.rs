@@ -311,7 +311,7 @@ async fn kept_when_the_machine_died_by_itself_its_files_stay() {
     let (place, world) = (Place::new(), World::new());
     world.act("preamble\ninstall git", Act::Break);
     let error = run(&Job { keep: true, ..place.job() }, &world, &CancellationToken::new()).await.unwrap_err();
-    assert!(error.hint().unwrap().starts_with("look at the console; the machine is off; its files are in "));
+    assert!(error.hint().unwrap().starts_with("look at the console\nthe machine is off; its files are in "));
     assert!(place.run_dir().join("machine/disk").exists());
     assert!(!journal(&place.run_dir()).contains("\"left\""), "or the next sweep would take them");
 }

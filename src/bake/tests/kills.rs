@@ -283,3 +283,31 @@ async fn unwinding_twice_is_safe_and_a_forgotten_undo_complains() {
     // A journal is one run's: a second of the same name is not written over.
     assert_eq!(Undo::open(&place.dir.path().join("two")).unwrap_err().exit(), crate::Exit::Host);
 }
+
+#[tokio::test]
+async fn only_the_newest_finished_runs_keep_their_folders() {
+    let place = Place::new();
+    let folder = |number: usize| place.runs().join(format!("20261124t1451{number:02}-000000"));
+    for number in 0..25 {
+        std::fs::create_dir_all(folder(number)).unwrap();
+        let undo = Undo::open(&folder(number).join(JOURNAL)).unwrap();
+        // Of the oldest, one left something on purpose and one never came to its end.
+        match number {
+            0 => {
+                let path = folder(0).join("machine");
+                undo.arm(Resource::Path { path: path.clone() }).unwrap();
+                undo.leave(&Resource::Path { path }).unwrap();
+                undo.unwind(&World::new().provider()).await;
+            }
+            1 => {}
+            _ => assert_eq!(undo.unwind(&World::new().provider()).await, []),
+        }
+        drop(undo);
+        if number != 1 {
+            bury(&folder(number));
+        }
+    }
+    assert_eq!(swept(&place, &World::new()).await, (vec![], vec![]));
+    let there: Vec<usize> = (0..25).filter(|number| folder(*number).exists()).collect();
+    assert_eq!(there, [vec![0, 1], (5..25).collect()].concat());
+}

@@ -78,6 +78,7 @@ fn plan(recipe: &str) -> Plan {
             image_timeout: Duration::from_secs(600),
         },
         aws: None,
+        port: None,
         volumes: if recipe == "builder" {
             vec![VolumePlan {
                 name: "cache".into(),

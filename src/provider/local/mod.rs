@@ -37,6 +37,8 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// Absolute folder of finished images (`dist`).
     pub dist_dir: PathBuf,
+    /// Absolute folder that machines' folders are made below (`.amibake/runs`).
+    pub runs_dir: PathBuf,
     /// `--base` and `--base-sha256`: instead of the recipe's and of amibake's own.
     pub base: Option<base::Override>,
     /// Where the progress of fetching a base goes.

@@ -115,9 +115,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("script");
         std::fs::write(&path, script(1)).unwrap();
-        match std::process::Command::new("shellcheck").arg("--shell=bash").arg(&path).output() {
-            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
-            Err(_) => eprintln!("skipped: no shellcheck on this machine"),
-        }
+        let output = std::process::Command::new("shellcheck").arg("--shell=bash").arg(&path).output();
+        let output = output.expect("this program, which `scripts/setup test` installs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 }

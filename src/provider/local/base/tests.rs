@@ -13,6 +13,7 @@ impl World {
         let settings = Settings {
             cache_dir: folder.path().join("cache"),
             dist_dir: folder.path().join("dist"),
+            runs_dir: folder.path().join("runs"),
             base: None,
             reporter: Reporter::silent(),
         };
