@@ -189,6 +189,9 @@ pub struct BuildArgs {
     /// Bake even if an image with that fingerprint exists
     #[arg(long)]
     pub force: bool,
+    /// Boot each new image and run its boot checks before it counts
+    #[arg(long)]
+    pub verify: bool,
     /// Leave the machine of a failed bake for inspection, and say how to reach it
     #[arg(long)]
     pub keep: bool,

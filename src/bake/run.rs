@@ -17,6 +17,7 @@ use super::publish::publish;
 use super::script::{Script, broken};
 use super::sweep::machine_ended;
 use super::undo::Mark;
+use super::verify::{self, Group};
 use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect};
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::plan::{Image, Plan, Step};
@@ -45,6 +46,8 @@ pub struct Job {
     /// Leave the machine for inspection if the bake fails: running if it runs. An image is captured from a machine
     /// that is off, so a bake that succeeds has nothing to leave; an interrupted one cleans up all the same.
     pub keep: bool,
+    /// Boot the image before it is published and run its boot checks; an image that fails one is none.
+    pub test_boot: bool,
 }
 
 /// What came of a bake.
@@ -294,7 +297,7 @@ impl Bake<'_> {
     }
 
     /// Captures the image into a folder that is armed, describes it there, and gives the folder its name.
-    async fn image(&self, machine: &mut dyn Machine) -> Result<(Image, PathBuf)> {
+    async fn image(&mut self, machine: &mut dyn Machine) -> Result<(Image, PathBuf)> {
         let name = &self.job.plan.image.name;
         let staging = self.job.dist_dir.join(format!(".{name}.{}", self.job.run));
         let published = self.job.dist_dir.join(&name.0);
@@ -307,9 +310,49 @@ impl Bake<'_> {
         let guard = Guard::new("making the image", patience, self.cancel);
         let captured = guard.run_making(machine.capture(destination, self.undo));
         let image = self.phase("make the image", captured).await?;
+        let made = self.undo.armed_since(before);
+        if self.job.test_boot {
+            self.test_boot(&image, &destination).await?;
+        }
         self.describe(&image, &staging, &published)?;
-        self.keep_published(&staging, &published, before)?;
+        self.keep_published(&staging, &published, &made)?;
         Ok((image, published.join(MANIFEST)))
+    }
+
+    /// Boots the image where it lies and runs its boot checks; what that takes is gone again afterwards.
+    async fn test_boot(&mut self, image: &Image, destination: &Destination<'_>) -> Result<()> {
+        let mut lies = image.clone();
+        if let Ok(below) = image.location.strip_prefix(destination.published) {
+            lies.location = destination.staging.join(below);
+        }
+        let Job { run, run_dir, plan, .. } = self.job;
+        let group = Group {
+            members: vec![(plan.clone(), lies)],
+            run: run.clone(),
+            run_dir: run_dir.clone(),
+            restart: false,
+            keep: false,
+        };
+        let before = self.undo.mark();
+        let result = verify::boots(&group, self.provider, self.reporter, self.cancel, self.undo).await;
+        // What remains is tried again, and told, with everything else at the end.
+        self.undo.unwind_since(self.provider, before).await;
+        let mut failures = String::new();
+        for checked in result? {
+            match checked.result {
+                "failed" => failures.push_str(&format!("{}\n", checked.reason.unwrap_or_default())),
+                result => self.checks.push(CheckRecord {
+                    name: format!("{} (booted)", checked.check),
+                    result,
+                    reason: checked.reason,
+                    elapsed_ms: checked.elapsed_ms,
+                }),
+            }
+        }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(self.with_log(Error::failed("the image does not pass its checks when it boots").with_detail(failures)))
     }
 
     /// Writes manifest and log beside the image.
@@ -326,11 +369,10 @@ impl Bake<'_> {
 
     /// Publishes, and keeps what the capture made. Kept first: a run killed in between leaves a whole image without a
     /// manifest, and not a manifest whose image the next sweep removes.
-    fn keep_published(&self, staging: &Path, published: &Path, before: Mark) -> Result<()> {
-        let made = self.undo.armed_since(before);
+    fn keep_published(&self, staging: &Path, published: &Path, made: &[Resource]) -> Result<()> {
         let kept = made.iter().try_for_each(|resource| self.undo.keep(resource));
         kept.and_then(|()| publish(staging, published, self.undo)).inspect_err(|_| {
-            let armed = self.undo.armed_since(before);
+            let armed = self.undo.armed_since(Mark::START);
             for resource in made.iter().filter(|resource| !armed.contains(resource)) {
                 // On the stack in any case; the first failure is the one to tell.
                 let _ = self.undo.arm(resource.clone());

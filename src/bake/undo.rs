@@ -138,10 +138,7 @@ impl Undo {
     /// once more after all the others (a disk is busy until its process is gone), then returned, not hidden. May be
     /// called again, and may be dropped half-way: what is not removed is still on the stack.
     pub async fn unwind(&self, provider: &dyn Provider) -> Vec<Leftover> {
-        let mut leftovers = self.pass(provider).await;
-        if !leftovers.is_empty() {
-            leftovers = self.pass(provider).await;
-        }
+        let leftovers = self.unwind_since(provider, Mark::START).await;
         let mut state = self.state();
         for entry in &mut state.stack {
             entry.told = true;
@@ -154,8 +151,18 @@ impl Undo {
         leftovers
     }
 
-    async fn pass(&self, provider: &dyn Provider) -> Vec<Leftover> {
-        let entries: Vec<_> = self.state().stack.iter().map(|entry| (entry.since, entry.resource.clone())).collect();
+    /// Removes what was armed since `mark`, as [`Undo::unwind`] does; what could not be removed is still on the stack.
+    pub(super) async fn unwind_since(&self, provider: &dyn Provider, mark: Mark) -> Vec<Leftover> {
+        let leftovers = self.pass(provider, mark).await;
+        if leftovers.is_empty() { leftovers } else { self.pass(provider, mark).await }
+    }
+
+    async fn pass(&self, provider: &dyn Provider, mark: Mark) -> Vec<Leftover> {
+        let entries: Vec<_> = {
+            let state = self.state();
+            let since = state.stack.iter().filter(|entry| entry.since >= mark);
+            since.map(|entry| (entry.since, entry.resource.clone())).collect()
+        };
         let mut leftovers = Vec::new();
         for (since, resource) in entries.into_iter().rev() {
             let outcome = remove(provider, &resource).await;

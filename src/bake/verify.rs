@@ -110,6 +110,23 @@ pub(super) async fn carry_out(
     Ok(Verified { checks: result?, leftovers, kept })
 }
 
+/// Boots one image that is not published yet and runs its boot checks, peers' left out. Its machine is armed on `undo`.
+///
+/// # Errors
+/// As [`verify`].
+pub(super) async fn boots(
+    group: &Group,
+    provider: &dyn Provider,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+    undo: &Undo,
+) -> Result<Vec<Checked>> {
+    let timeout = group.members.iter().map(|(plan, _)| plan.machine.timeout).max().unwrap_or_default();
+    let mut members: Vec<_> = group.members.iter().map(|(plan, image)| Member::new(plan, image, reporter)).collect();
+    let mut session = Session { group, provider, cancel, undo, guard: Guard::new("the test boot", timeout, cancel) };
+    session.body(&mut members).await
+}
+
 /// One image of the group and its machine.
 struct Member<'a> {
     plan: &'a Plan,

@@ -115,6 +115,7 @@ async fn bake_one(
         run,
         dist_dir: settings.dist(&args.planning)?,
         keep: args.keep,
+        test_boot: args.verify,
     };
     bake::bake(&job, &*prepared.provider, &prepared.reporter(plan), cancel).await
 }

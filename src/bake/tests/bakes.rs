@@ -255,7 +255,8 @@ async fn a_removal_that_never_works_is_told_and_stays_in_the_journal() {
         // After a success: in the outcome.
         let (place, world) = (Place::new(), World::new());
         spoil(&world);
-        let outcome = run(&place.job(), &world, &CancellationToken::new()).await.unwrap();
+        let job = Job { test_boot: false, ..place.job() };
+        let outcome = run(&job, &world, &CancellationToken::new()).await.unwrap();
         let Outcome::Baked { leftovers, .. } = outcome else { panic!("{outcome:?}") };
         // The staging folder, the process, the machine's folder: newest first.
         assert_eq!(leftovers.len(), 3, "{leftovers:?}");
@@ -357,4 +358,29 @@ async fn folders_that_cannot_be_written_are_told() {
     let error = run(&place.job(), &World::new(), &CancellationToken::new()).await.unwrap_err();
     assert_eq!(error.exit(), Exit::Host);
     assert_eq!(error.to_string(), format!("cannot make {}", place.dist().display()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_fails_its_checks_when_it_boots_is_none() {
+    for removals_failing in [0, 1] {
+        let (place, world) = (Place::new(), World::new());
+        let mut job = place.job();
+        let mut check = job.plan.checks.iter().find(|check| check.at_boot && check.skipped.is_none()).unwrap().clone();
+        (check.script, check.at_bake) = ("after boot".to_owned(), false);
+        job.plan.checks.push(check);
+        world.act("after boot", Act::Exit(3, "not there after boot\n"));
+        world.fail_removals(removals_failing);
+        let error = run(&job, &world, &CancellationToken::new()).await.unwrap_err();
+        assert_eq!(error.to_string(), "the image does not pass its checks when it boots");
+        assert!(error.detail().unwrap().contains("not there after boot"), "{:?}", error.detail());
+        place.assert_clean(&world, "");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_test_boot_nothing_is_booted() {
+    let (place, world) = (Place::new(), World::new());
+    run(&Job { test_boot: false, ..place.job() }, &world, &CancellationToken::new()).await.unwrap();
+    place.assert_baked(&world, "");
+    assert_eq!(world.nodes().iter().filter(|node| *node == "launch").count(), 1);
 }

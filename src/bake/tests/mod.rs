@@ -127,6 +127,8 @@ impl Place {
             run_dir: self.run_dir(),
             dist_dir: self.dist(),
             keep: false,
+            // With more that can go wrong.
+            test_boot: true,
         }
     }
 
