@@ -1,0 +1,8 @@
+//! The aws provider, through the binary, against the test cloud: instances that really run what they are sent, images
+//! that can be looked into. Needs what `scripts/test` sets up, so `cargo test` alone leaves them out.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bakes;
+mod cloud;
+mod faults;
+mod kills;
