@@ -23,8 +23,11 @@ mod catalog;
 mod client;
 mod error;
 mod launch;
+mod network;
 mod preflight;
 mod removal;
+mod shared;
+mod stack;
 mod tags;
 
 use client::Clients;
