@@ -57,9 +57,10 @@ async fn build_all<'p>(
     prepared: &'p Prepared,
     cancel: &CancellationToken,
 ) -> Result<Vec<Built<'p>>> {
-    let found = prepared.plans.iter().map(|plan| async {
-        if args.force { Ok(None) } else { prepared.provider.find(plan).await }
-    });
+    let found = prepared
+        .plans
+        .iter()
+        .map(|plan| async { if args.force { Ok(None) } else { prepared.provider.find(plan).await } });
     // A cloud may still be making one of them.
     let existing = until_cancelled(cancel, try_join_all(found)).await?;
     let wanted = prepared.plans.iter().zip(&existing).filter(|(_, existing)| existing.is_none());

@@ -50,6 +50,11 @@ pub(super) fn names(settings: &Settings, recipes: &Recipes) -> Result<Vec<String
     Ok(recipes.names.clone())
 }
 
+/// The names that are given, or every recipe's.
+pub(super) fn names_or_all(settings: &Settings, names: &[String]) -> Result<Vec<String>> {
+    if names.is_empty() { recipe::all(&settings.project) } else { Ok(names.to_vec()) }
+}
+
 /// Reads recipes, tells the faults of all of them at once.
 pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Result<Vec<Loaded>> {
     let mut loaded = Vec::new();

@@ -2,15 +2,13 @@
 
 use serde_json::json;
 
-use super::prepare::load;
+use super::prepare::{load, names_or_all};
 use crate::cli::{Settings, ValidateArgs};
 use crate::error::{Exit, Result};
-use crate::recipe;
 use crate::report;
 
 pub(crate) fn run(settings: &Settings, args: &ValidateArgs) -> Result<Exit> {
-    let names = if args.names.is_empty() { recipe::all(&settings.project)? } else { args.names.clone() };
-    let loaded = load(&settings.project, &names, &args.set)?;
+    let loaded = load(&settings.project, &names_or_all(settings, &args.names)?, &args.set)?;
     let shown = |path: &std::path::Path| path.strip_prefix(&settings.project).unwrap_or(path).display().to_string();
     if args.json {
         let recipes: Vec<_> =

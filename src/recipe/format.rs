@@ -119,7 +119,7 @@ formats! {
     AmiId: "an AMI id: `ami-` and 8 or 17 lower-case hexadecimal digits",
         "^ami-([0-9a-f]{8}|[0-9a-f]{17})$", any;
     InstanceType: "an EC2 instance type such as `m7i.large`",
-        "^[a-z0-9-]+\\.[a-z0-9-]+$", lower_case;
+        "^[a-z0-9-]+\\.[a-z0-9-]+$", any;
     SubnetId: "a subnet's id: `subnet-` and 8 or 17 lower-case hexadecimal digits",
         "^subnet-([0-9a-f]{8}|[0-9a-f]{17})$", any;
     SecurityGroupId: "a security group's id: `sg-` and 8 or 17 lower-case hexadecimal digits",
@@ -129,7 +129,7 @@ formats! {
     KmsKey: "a KMS key: its id, its ARN or `alias/` and a name",
         "^[A-Za-z0-9:/_-]{1,2048}$", any;
     Bucket: "the name of an S3 bucket: 3 to 63 lower-case letters, digits, dots and hyphens",
-        "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", lower_case;
+        "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", any;
     ParameterName: "an SSM parameter's name such as `/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64`",
         "^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", any;
     AmiOwner: "an account id of 12 digits, `amazon`, `aws-marketplace` or `self`",
@@ -466,6 +466,24 @@ mod tests {
         ("ParameterName", &["/aws/service/x-y_z.1"], &["", "aws", "/a//b", "/a/", "/a b"]),
         ("AmiOwner", &["123456789012", "self", "amazon"], &["", "12345", "me"]),
         ("NamePattern", &["al2023-ami-*"], &["*", "**", "", "a$b"]),
+        (
+            "SubnetId",
+            &["subnet-0123abcd", "subnet-0123456789abcdef0"],
+            &["subnet-1", "subnet-0123ABCD", "sg-0123abcd", ""],
+        ),
+        ("SecurityGroupId", &["sg-0123abcd", "sg-0123456789abcdef0"], &["sg-1", "default", "subnet-0123abcd", ""]),
+        ("InstanceProfile", &["bakes", "my.team@bakes"], &["arn:aws:iam::123456789012:instance-profile/x", "a b", ""]),
+        (
+            "KmsKey",
+            &[
+                "alias/images",
+                "1234abcd-12ab-34cd-56ef-1234567890ab",
+                "arn:aws:kms:us-east-1:123456789012:key/1234abcd",
+            ],
+            &["my key", ""],
+        ),
+        ("InstanceType", &["m7i.large", "u-6tb1.112xlarge"], &["m7i", "M7i.large", "m7i large", ""]),
+        ("Bucket", &["tarballs", "my.team-tarballs"], &["Tarballs", "ab", "-tarballs", "s3://tarballs", ""]),
         ("StackVersion", &["latest", "v6.40.0", "v7.0.0-beta.1"], &["6.40.0", "v6", "newest", ""]),
         ("Address", &["0.0.0.0", "::1"], &["", "localhost", "0.0.0.0:1", "tcp://0.0.0.0", "1.2.3"]),
         (

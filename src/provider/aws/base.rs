@@ -181,7 +181,8 @@ fn refusal(ami: &Ami, arch: Arch, now: Timestamp) -> Option<(String, &'static st
     if ami.state() != Some(&ImageState::Available) {
         let state = ami.state().map_or("in no known state", ImageState::as_str);
         let why = ami.state_reason().and_then(|reason| reason.message()).map(|why| format!(" ({why})"));
-        let hint = "wait until it is available, or name another base";
+        let pending = ami.state() == Some(&ImageState::Pending);
+        let hint = if pending { "wait until it is available, or name another" } else { "name another base" };
         return Some((format!("is {state}, not available{}", why.unwrap_or_default()), hint));
     }
     if ami.root_device_type() != Some(&DeviceType::Ebs) {
@@ -211,15 +212,13 @@ fn is_minimal(ami: &Ami) -> bool {
 mod tests {
     use aws_sdk_ec2::operation::describe_images::{DescribeImagesError, DescribeImagesOutput};
     use aws_sdk_ec2::types::builders::ImageBuilder;
-    use aws_sdk_ec2::types::{
-        ArchitectureValues, BlockDeviceMapping, EbsBlockDevice, PlatformValues, StateReason,
-    };
+    use aws_sdk_ec2::types::{ArchitectureValues, BlockDeviceMapping, EbsBlockDevice, PlatformValues, StateReason};
     use aws_sdk_ssm::operation::get_parameter::{GetParameterError, GetParameterOutput};
     use aws_smithy_mocks::mock;
     use aws_smithy_types::error::ErrorMetadata;
 
     use super::*;
-    use crate::provider::aws::client::tests::mocked;
+    use crate::provider::aws::testing::mocked;
 
     const ID: &str = "ami-0123456789abcdef0";
 
@@ -271,10 +270,8 @@ mod tests {
             });
         let clients = mocked(&[&parameter, &images]);
         let recipe = recipe("base.aws.ssm_parameter = \"/aws/service/x\"");
-        let (one, other) = tokio::join!(
-            resolve(&clients, &recipe, Arch::Amd64),
-            resolve(&clients, &recipe, Arch::Amd64)
-        );
+        let (one, other) =
+            tokio::join!(resolve(&clients, &recipe, Arch::Amd64), resolve(&clients, &recipe, Arch::Amd64));
         let base = one.unwrap();
         assert_eq!(base, other.unwrap());
         assert_eq!((parameter.num_calls(), images.num_calls()), (1, 1));
@@ -313,7 +310,8 @@ mod tests {
             GetParameterError::generic(ErrorMetadata::builder().code("ParameterNotFound").message("no").build())
         });
         let ami = mock!(aws_sdk_ec2::Client::describe_images).then_error(|| {
-            let metadata = ErrorMetadata::builder().code("InvalidAMIID.NotFound").message("The image id does not exist");
+            let metadata =
+                ErrorMetadata::builder().code("InvalidAMIID.NotFound").message("The image id does not exist");
             DescribeImagesError::generic(metadata.build())
         });
         let none = mock!(aws_sdk_ec2::Client::describe_images).then_output(|| DescribeImagesOutput::builder().build());

@@ -73,11 +73,8 @@ async fn adopt(clients: &Clients, image: &Ami, plan: &Plan, reporter: &Reporter)
     let Some(id) = image.image_id() else { return Ok(None) };
     let run = tag(image, tags::RUN).unwrap_or("of another machine");
     reporter.note(format!("run {run} left the image {id} unfinished: taking it up"));
-    let schedule = Schedule {
-        first: Duration::from_secs(1),
-        most: Duration::from_secs(5),
-        deadline: plan.machine.image_timeout,
-    };
+    let schedule =
+        Schedule { first: Duration::from_secs(1), most: Duration::from_secs(5), deadline: plan.machine.image_timeout };
     let mut known = Some(image.clone());
     // Who does not want to wait drops the future.
     let (what, never) = (format!("the image {id}"), CancellationToken::new());
@@ -155,7 +152,8 @@ pub(super) async fn finish(clients: &Clients, id: &str, ami: &Ami) -> Result<()>
     let resources = snapshots(ami).chain([id.to_owned()]).collect();
     let call = clients.ec2.delete_tags().set_resources(Some(resources)).tags(Tag::builder().key(tags::EXPIRES).build());
     let done = call.send().await.map_err(AwsError::of("ec2:DeleteTags"));
-    done.map(drop).map_err(|error: AwsError| -> Error { error.because(format!("cannot mark the image {id} as finished")) })
+    done.map(drop)
+        .map_err(|error: AwsError| -> Error { error.because(format!("cannot mark the image {id} as finished")) })
 }
 
 /// The image as the rest of amibake knows it.
@@ -183,4 +181,135 @@ fn tag<'a>(ami: &'a Ami, key: &str) -> Option<&'a str> {
 
 fn bytes(gib: Option<i32>) -> u64 {
     u64::try_from(gib.unwrap_or(0)).unwrap_or(0) << 30
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ec2::operation::delete_tags::DeleteTagsOutput;
+    use aws_sdk_ec2::operation::describe_images::DescribeImagesOutput;
+    use aws_sdk_ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
+    use aws_sdk_ec2::operation::modify_image_attribute::ModifyImageAttributeOutput;
+    use aws_sdk_ec2::types::{BlockDeviceMapping, EbsBlockDevice, Snapshot};
+    use aws_smithy_mocks::mock;
+
+    use super::*;
+    use crate::provider::aws::testing::{mocked, planned};
+
+    fn device(name: &str, gib: i32, snapshot: Option<&str>) -> BlockDeviceMapping {
+        let ebs = EbsBlockDevice::builder().volume_size(gib).set_snapshot_id(snapshot.map(str::to_owned)).build();
+        BlockDeviceMapping::builder().device_name(name).ebs(ebs).build()
+    }
+
+    /// An image of the plan's, with a root disk of 8 GiB and a blank volume.
+    fn ami(plan: &Plan, id: &str, date: &str, state: ImageState, expires: Option<&str>) -> Ami {
+        let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build();
+        let ami = Ami::builder()
+            .image_id(id)
+            .name(&plan.image.name.0)
+            .creation_date(date)
+            .state(state)
+            .imds_support(ImdsSupportValues::V20)
+            .block_device_mappings(device("/dev/xvda", 8, Some("snap-1")))
+            .block_device_mappings(device("/dev/sdf", 100, None))
+            .tags(tag(tags::FINGERPRINT, &plan.fingerprint.to_string()))
+            .tags(tag(tags::RUN, "20261124t145112-3fa9c1"));
+        expires.map_or_else(|| ami.clone(), |expires| ami.clone().tags(tag(tags::EXPIRES, expires))).build()
+    }
+
+    const EXPIRES: Option<&str> = Some("2026-11-25T00:00:00Z");
+
+    #[tokio::test]
+    async fn the_newest_finished_image_by_one_call() {
+        let plan = planned("");
+        let (name, other) =
+            (plan.image.name.clone(), planned("[[step]]\nkind = \"run\"\nname = \"x\"\nscript = \"x\""));
+        let images = [
+            ami(&plan, "ami-old", "2026-11-01T00:00:00.000Z", ImageState::Available, None),
+            ami(&plan, "ami-new", "2026-11-02T00:00:00.000Z", ImageState::Available, None),
+            ami(&plan, "ami-unfinished", "2026-11-03T00:00:00.000Z", ImageState::Available, EXPIRES),
+            ami(&plan, "ami-failed", "2026-11-04T00:00:00.000Z", ImageState::Failed, None),
+            ami(&other, "ami-other", "2026-11-05T00:00:00.000Z", ImageState::Available, None),
+        ];
+        let listed = mock!(aws_sdk_ec2::Client::describe_images)
+            .match_requests(move |request| {
+                let names = request.filters().iter().find(|filter| filter.name() == Some("name"));
+                request.owners() == ["self"]
+                    && names.is_some_and(|names| names.values() == [name.0.clone(), format!("{name}-*")])
+            })
+            .then_output(move || DescribeImagesOutput::builder().set_images(Some(images.to_vec())).build());
+        let image = find(&mocked(&[&listed]), &plan, &Reporter::silent()).await.unwrap().unwrap();
+        assert_eq!(image.location.to_str(), Some("ami-new"));
+        assert_eq!((image.size_bytes, image.region.as_deref()), (8 << 30, Some("us-east-1")));
+        assert_eq!((image.name, image.format, listed.num_calls()), (plan.image.name, ImageFormat::Ami, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_image_that_a_dead_run_left_pending_is_waited_for_and_finished() {
+        let plan = planned("");
+        let at = |state| ami(&plan, "ami-1", "2026-11-01T00:00:00.000Z", state, EXPIRES);
+        let answer = |image: Ami| move || DescribeImagesOutput::builder().images(image.clone()).build();
+        let listed = mock!(aws_sdk_ec2::Client::describe_images)
+            .match_requests(|request| request.image_ids().is_empty())
+            .then_output(answer(at(ImageState::Pending)));
+        let looked = mock!(aws_sdk_ec2::Client::describe_images)
+            .match_requests(|request| request.image_ids() == ["ami-1"])
+            .sequence()
+            .output(answer(at(ImageState::Pending)))
+            .output(answer(at(ImageState::Available)))
+            .output(answer(at(ImageState::Available)))
+            .build();
+        let snapshots = mock!(aws_sdk_ec2::Client::describe_snapshots).then_output(|| {
+            let snapshot = Snapshot::builder().progress("40%").volume_size(10).build();
+            DescribeSnapshotsOutput::builder().snapshots(snapshot).build()
+        });
+        let untagged = mock!(aws_sdk_ec2::Client::delete_tags)
+            .match_requests(|request| {
+                request.resources() == ["snap-1", "ami-1"]
+                    && request.tags().iter().all(|tag| tag.key() == Some("amibake:expires") && tag.value().is_none())
+            })
+            .then_output(|| DeleteTagsOutput::builder().build());
+        let clients = mocked(&[&listed, &looked, &snapshots, &untagged]);
+        let image = find(&clients, &plan, &Reporter::silent()).await.unwrap().unwrap();
+        assert_eq!(image.location.to_str(), Some("ami-1"));
+        assert_eq!((listed.num_calls(), looked.num_calls(), untagged.num_calls()), (1, 3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_comes_to_nothing_is_none_and_one_that_takes_too_long_stays() {
+        let plan = planned("machine.image_timeout = \"1m\"");
+        let pending = ami(&plan, "ami-1", "2026-11-01T00:00:00.000Z", ImageState::Pending, EXPIRES);
+        let listed = |image: &Ami| {
+            let image = image.clone();
+            mock!(aws_sdk_ec2::Client::describe_images)
+                .match_requests(|request| request.image_ids().is_empty())
+                .then_output(move || DescribeImagesOutput::builder().images(image.clone()).build())
+        };
+        let snapshots = || {
+            mock!(aws_sdk_ec2::Client::describe_snapshots).then_output(|| DescribeSnapshotsOutput::builder().build())
+        };
+        let gone = mock!(aws_sdk_ec2::Client::describe_images)
+            .match_requests(|request| !request.image_ids().is_empty())
+            .then_output(|| DescribeImagesOutput::builder().build());
+        let found = find(&mocked(&[&listed(&pending), &gone, &snapshots()]), &plan, &Reporter::silent()).await;
+        assert_eq!(found.unwrap(), None);
+        let again = pending.clone();
+        let still = mock!(aws_sdk_ec2::Client::describe_images)
+            .match_requests(|request| !request.image_ids().is_empty())
+            .then_output(move || DescribeImagesOutput::builder().images(again.clone()).build());
+        let late = find(&mocked(&[&listed(&pending), &still, &snapshots()]), &plan, &Reporter::silent()).await;
+        insta::assert_snapshot!(crate::error::render(&late.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn finishing_asks_for_imdsv2_where_the_base_did_not() {
+        let plan = planned("");
+        let image = ami(&plan, "ami-1", "2026-11-01T00:00:00.000Z", ImageState::Available, EXPIRES);
+        let image = Ami::builder().image_id("ami-1").set_tags(image.tags.clone()).build();
+        let modified = mock!(aws_sdk_ec2::Client::modify_image_attribute)
+            .match_requests(|request| request.imds_support().and_then(|value| value.value()) == Some("v2.0"))
+            .then_output(|| ModifyImageAttributeOutput::builder().build());
+        let untagged = mock!(aws_sdk_ec2::Client::delete_tags).then_output(|| DeleteTagsOutput::builder().build());
+        finish(&mocked(&[&modified, &untagged]), "ami-1", &image).await.unwrap();
+        assert_eq!((modified.num_calls(), untagged.num_calls()), (1, 1));
+    }
 }

@@ -96,37 +96,3 @@ async fn configuration(account: &Account) -> SdkConfig {
     }
     loader.load().await
 }
-
-#[cfg(test)]
-pub(super) mod tests {
-    use aws_smithy_mocks::{MockResponseInterceptor, Rule, RuleMode, create_mock_http_client};
-
-    use super::*;
-
-    /// Clients whose calls are answered by the first rule that matches; a call that none matches fails the test.
-    pub(in super::super) fn mocked(rules: &[&Rule]) -> Clients {
-        macro_rules! client {
-            ($sdk:ident) => {{
-                let answers = MockResponseInterceptor::new().rule_mode(RuleMode::MatchAny);
-                let answers = rules.iter().fold(answers, |answers, rule| answers.with_rule(rule));
-                let config = $sdk::Config::builder()
-                    .behavior_version(BehaviorVersion::latest())
-                    .region(Region::new("us-east-1"))
-                    .credentials_provider($sdk::config::Credentials::new("x", "x", None, None, "test"))
-                    .retry_config(RetryConfig::disabled())
-                    .http_client(create_mock_http_client())
-                    .interceptor(answers);
-                $sdk::Client::from_conf(config.build())
-            }};
-        }
-        Clients {
-            region: "us-east-1".to_owned(),
-            ec2: client!(aws_sdk_ec2),
-            ssm: client!(aws_sdk_ssm),
-            iam: client!(aws_sdk_iam),
-            s3: client!(aws_sdk_s3),
-            sts: client!(aws_sdk_sts),
-            known: Arc::default(),
-        }
-    }
-}
