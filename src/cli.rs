@@ -79,6 +79,17 @@ enum Command {
     #[command(after_help = "Examples:\n  amibake fetch\n  amibake fetch --arch arm64 --json\n  \
         amibake fetch --extract bin/buildctl --to ~/.local/bin")]
     Fetch(FetchArgs),
+    /// Find and remove what killed bakes left behind on AWS, by its tags alone
+    #[command(after_help = "Examples:\n  amibake gc                                  what is past its time\n  \
+        amibake gc --yes                            remove it\n  \
+        amibake gc --run 20261124t145112-3fa9c1     all of one run, whatever its time\n\n\
+        Never a finished image, never anything without the tag amibake:run. Exit status 5 if something is left.")]
+    Gc(GcArgs),
+    /// Print what is pasted elsewhere
+    Render {
+        #[command(subcommand)]
+        command: RenderCommand,
+    },
     /// The disk that local bakes start from
     Base {
         #[command(subcommand)]
@@ -100,6 +111,69 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum RenderCommand {
+    /// The least that IAM must allow who bakes, or the machine that is baked on
+    #[command(after_help = "Examples:\n  \
+        amibake render iam-policy --region eu-central-1 --account 123456789012 > baker.json\n  \
+        amibake render iam-policy --instance > machine.json\n  \
+        aws iam create-policy --policy-name amibake --policy-document file://baker.json\n\n\
+        The machine's role is one that ec2.amazonaws.com may assume; whoever bakes may change and remove only\n\
+        what bears the tag amibake:run.")]
+    IamPolicy(IamPolicyArgs),
+}
+
+/// `amibake render iam-policy`.
+#[derive(Debug, Args)]
+pub struct IamPolicyArgs {
+    /// Names or paths of the recipes that it is for [default: all in recipes/]
+    #[arg(value_name = "RECIPE")]
+    pub recipes: Vec<String>,
+    /// Of the machine that is baked on, instead of who bakes
+    #[arg(long)]
+    pub instance: bool,
+    /// Hold it to a region [default: any]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Hold it to an account [default: the one that the policy is in]
+    #[arg(long, value_name = "ID", value_parser = account)]
+    pub account: Option<String>,
+    /// Role of the instance profile, with its path if it has one [default: called as the profile]
+    #[arg(long, value_name = "NAME")]
+    pub role: Option<String>,
+    /// Override a value of the recipes; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+fn account(text: &str) -> std::result::Result<String, String> {
+    let fine = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if fine { Ok(text.to_owned()) } else { Err("an account's id has 12 digits".to_owned()) }
+}
+
+/// `amibake gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Who supplied the machines
+    #[arg(long, value_name = "PROVIDER", default_value = "aws")]
+    pub provider: ProviderKind,
+    /// All of this run, even if it still lives, instead of what is past its time
+    #[arg(long, value_name = "ID")]
+    pub run: Option<String>,
+    /// Remove it, and not only say so
+    #[arg(long)]
+    pub yes: bool,
+    /// AWS region [default: as the AWS CLI finds it]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Profile of the AWS configuration [default: as the AWS CLI finds it]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// As one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -391,9 +465,10 @@ impl Command {
             Command::Verify(args) => args.planning.json,
             Command::Validate(args) => args.json,
             Command::Fetch(args) => args.json,
+            Command::Gc(args) => args.json,
             Command::Base { command: BaseCommand::Create(args) } => args.json,
             Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
-            Command::Schema | Command::Completions { .. } => false,
+            Command::Render { .. } | Command::Schema | Command::Completions { .. } => false,
         }
     }
 }
@@ -405,6 +480,8 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Validate(args) => commands::validate::run(settings, &args),
         Command::Verify(args) => commands::verify::run(settings, &args),
         Command::Fetch(args) => commands::fetch::run(settings, &args),
+        Command::Gc(args) => commands::gc::run(settings, &args),
+        Command::Render { command: RenderCommand::IamPolicy(args) } => commands::render::iam_policy(settings, &args),
         Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
         Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),
         Command::Schema => Ok(commands::info::schema()),

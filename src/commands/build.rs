@@ -57,11 +57,12 @@ async fn build_all<'p>(
     prepared: &'p Prepared,
     cancel: &CancellationToken,
 ) -> Result<Vec<Built<'p>>> {
-    let mut existing = Vec::new();
-    for plan in &prepared.plans {
-        let found = if args.force { None } else { prepared.provider.find(plan).await? };
-        existing.push(found);
-    }
+    let found = prepared
+        .plans
+        .iter()
+        .map(|plan| async { if args.force { Ok(None) } else { prepared.provider.find(plan).await } });
+    // A cloud may still be making one of them.
+    let existing = until_cancelled(cancel, try_join_all(found)).await?;
     let wanted = prepared.plans.iter().zip(&existing).filter(|(_, existing)| existing.is_none());
     let wanted: BTreeSet<Arch> = wanted.map(|(plan, _)| plan.arch).collect();
     let fetched = wanted.into_iter().map(|arch| async move {

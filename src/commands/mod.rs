@@ -4,9 +4,11 @@
 pub(crate) mod base;
 pub(crate) mod build;
 pub(crate) mod fetch;
+pub(crate) mod gc;
 pub(crate) mod info;
 pub(crate) mod plan;
 mod prepare;
+pub(crate) mod render;
 mod signals;
 pub(crate) mod validate;
 pub(crate) mod verify;

@@ -56,6 +56,11 @@ pub(super) struct Read {
     pub(super) overrides: Vec<String>,
 }
 
+/// The names that are given, or every recipe's.
+pub(super) fn names_or_all(settings: &Settings, names: &[String]) -> Result<Vec<String>> {
+    if names.is_empty() { recipe::all(&settings.project) } else { Ok(names.to_vec()) }
+}
+
 /// Reads recipes, tells the faults of all of them at once.
 pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Result<Vec<Read>> {
     let mut loaded = Vec::new();

@@ -5,17 +5,16 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use super::prepare::{Read, assets, load};
+use super::prepare::{Read, assets, load, names_or_all};
 use crate::cli::{Settings, ValidateArgs};
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::plan::{self, BaseImage, Facts, ImageFormat, Options};
-use crate::recipe::{self, ProviderKind};
+use crate::recipe::ProviderKind;
 use crate::release::Lock;
 use crate::report;
 
 pub(crate) fn run(settings: &Settings, args: &ValidateArgs) -> Result<Exit> {
-    let names = if args.names.is_empty() { recipe::all(&settings.project)? } else { args.names.clone() };
-    let loaded = load(&settings.project, &names, &args.set)?;
+    let loaded = load(&settings.project, &names_or_all(settings, &args.names)?, &args.set)?;
     if settings.lock.exists() {
         let lock = Lock::load(&settings.lock)?;
         rehearse_all(&loaded, &lock)?;

@@ -13,6 +13,7 @@ mod file_lock;
 mod growing;
 mod http;
 mod limits;
+pub(crate) mod page;
 mod tls;
 mod transfer;
 

@@ -223,7 +223,7 @@ fn told(error: &Error) -> String {
 }
 
 /// What the server asks for, or twice as long as last time, with a random half left out.
-fn pause(limits: &Limits, failures: u32, after: Option<Duration>) -> Duration {
+pub(super) fn pause(limits: &Limits, failures: u32, after: Option<Duration>) -> Duration {
     if let Some(after) = after {
         return after.min(limits.longest_retry_after);
     }

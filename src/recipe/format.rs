@@ -472,6 +472,24 @@ mod tests {
         ("ParameterName", &["/aws/service/x-y_z.1"], &["", "aws", "/a//b", "/a/", "/a b"]),
         ("AmiOwner", &["123456789012", "self", "amazon"], &["", "12345", "me"]),
         ("NamePattern", &["al2023-ami-*"], &["*", "**", "", "a$b"]),
+        (
+            "SubnetId",
+            &["subnet-0123abcd", "subnet-0123456789abcdef0"],
+            &["subnet-1", "subnet-0123ABCD", "sg-0123abcd", ""],
+        ),
+        ("SecurityGroupId", &["sg-0123abcd", "sg-0123456789abcdef0"], &["sg-1", "default", "subnet-0123abcd", ""]),
+        ("InstanceProfile", &["bakes", "my.team@bakes"], &["arn:aws:iam::123456789012:instance-profile/x", "a b", ""]),
+        (
+            "KmsKey",
+            &[
+                "alias/images",
+                "1234abcd-12ab-34cd-56ef-1234567890ab",
+                "arn:aws:kms:us-east-1:123456789012:key/1234abcd",
+            ],
+            &["my key", ""],
+        ),
+        ("InstanceType", &["m7i.large", "u-6tb1.112xlarge"], &["m7i", "M7i.large", "m7i large", ""]),
+        ("Bucket", &["tarballs", "my.team-tarballs"], &["Tarballs", "ab", "-tarballs", "s3://tarballs", ""]),
         ("StackVersion", &["latest", "v6.40.0", "v7.0.0-beta.1"], &["6.40.0", "v6", "newest", ""]),
         ("Address", &["0.0.0.0", "::1"], &["", "localhost", "0.0.0.0:1", "tcp://0.0.0.0", "1.2.3"]),
         (

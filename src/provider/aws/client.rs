@@ -1,5 +1,6 @@
 //! The service clients of one region, with the one retry policy and the one set of time limits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -7,7 +8,12 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 
 use super::Account;
+use super::network::{Candidate, Exits};
+use super::shared::Shared;
+use super::stack::Template;
 use crate::error::{Error, Result};
+use crate::plan::BaseImage;
+use crate::provider::Finding;
 
 /// Attempts of one call. At a third of calls throttled, one in 3^10 = 59,049 fails for good.
 const ATTEMPTS: u32 = 10;
@@ -27,6 +33,24 @@ pub(super) struct Clients {
     pub(super) iam: aws_sdk_iam::Client,
     pub(super) s3: aws_sdk_s3::Client,
     pub(super) sts: aws_sdk_sts::Client,
+    pub(super) known: Arc<Known>,
+}
+
+/// What is known of the region, by all who asked.
+#[derive(Default)]
+pub(super) struct Known {
+    /// Bases, by how they are named and for which architecture.
+    pub(super) bases: Shared<BaseImage>,
+    /// Templates of the Elastic CI Stack, by version.
+    pub(super) templates: Shared<Arc<Template>>,
+    /// Subnets that a machine may be launched in, by how they are chosen.
+    pub(super) subnets: Shared<Vec<Candidate>>,
+    /// Where what leaves the subnets of a VPC goes, by the VPC's id.
+    pub(super) exits: Shared<Arc<Exits>>,
+    /// Services that a VPC has an endpoint for, by the VPC's id.
+    pub(super) endpoints: Shared<Arc<Vec<String>>>,
+    /// What is wrong with how a machine is trusted, by its profile.
+    pub(super) trust: Shared<Option<Finding>>,
 }
 
 impl Clients {
@@ -50,6 +74,7 @@ impl Clients {
             iam: aws_sdk_iam::Client::new(&config),
             s3: aws_sdk_s3::Client::from_conf(s3),
             sts: aws_sdk_sts::Client::new(&config),
+            known: Arc::default(),
         })
     }
 }

@@ -10,9 +10,10 @@
 use std::path::Path;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use super::{Finding, Launch, Machine, Provider, Resource};
-use crate::bake::{Reporter, Undo};
+use crate::bake::{Reporter, RunId, Undo};
 use crate::error::Result;
 use crate::plan::{BaseImage, Image, Plan};
 use crate::recipe::Recipe;
@@ -22,12 +23,20 @@ mod base;
 mod catalog;
 mod client;
 mod error;
+mod gc;
 mod launch;
+mod network;
+pub mod policy;
 mod preflight;
 mod removal;
+mod shared;
+mod stack;
 mod tags;
+#[cfg(test)]
+mod testing;
 
 use client::Clients;
+pub use gc::Found;
 
 /// Which account and region.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +63,19 @@ impl Aws {
     /// Exit 4 when no region is configured.
     pub async fn connect(account: &Account, mirror: Option<Mirror>, reporter: Reporter) -> Result<Self> {
         Ok(Self { clients: Clients::connect(account).await?, mirror, reporter })
+    }
+
+    /// What bakes left behind in this region, by its tags alone: of one run, or everything that is past its time.
+    ///
+    /// # Errors
+    /// Exit 4 when it cannot be listed.
+    pub async fn left_behind(&self, run: Option<&RunId>) -> Result<Vec<Found>> {
+        gc::find(&self.clients, run, Timestamp::now()).await
+    }
+
+    /// Removes what [`Aws::left_behind`] found; of each that is still there, why.
+    pub async fn clear(&self, found: &[Found]) -> Vec<(Found, String)> {
+        gc::clear(&self.clients, found).await
     }
 }
 

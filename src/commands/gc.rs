@@ -1,0 +1,74 @@
+//! `amibake gc`.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::prepare::until_cancelled;
+use super::signals::cancel_on_signal;
+use crate::bake::{Reporter, RunId};
+use crate::cli::{GcArgs, Settings};
+use crate::error::{Error, Exit, Result};
+use crate::provider::aws::{Account, Aws, Found};
+use crate::recipe::ProviderKind;
+use crate::report;
+
+pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
+    if args.provider == ProviderKind::Local {
+        return Err(Error::usage("what local bakes leave behind is in the journals of this project")
+            .with_hint("every `amibake build --provider local` removes it first"));
+    }
+    let named = args.run.as_deref().map(|run| match RunId::is_valid(run) {
+        true => Ok(RunId(run.to_owned())),
+        false => Err(Error::usage(format!("`{run}` is not the name of a run"))
+            .with_hint("a run is called like 20261124t145112-3fa9c1: it is the tag amibake:run")),
+    });
+    let named = named.transpose()?;
+    super::block_on(async {
+        let cancel = cancel_on_signal(&settings.runs)?;
+        let account = Account { region: args.region.clone(), profile: args.profile.clone() };
+        let reporter = Reporter::new("", vec![Arc::clone(&settings.talk.sink())]);
+        let aws = until_cancelled(&cancel, Aws::connect(&account, None, reporter.clone())).await?;
+        let found = until_cancelled(&cancel, aws.left_behind(named.as_ref())).await?;
+        let removing = async { Ok(if args.yes { aws.clear(&found).await } else { Vec::new() }) };
+        let remain = until_cancelled(&cancel, removing).await?;
+        for (one, reason) in &remain {
+            reporter.warn(format!("still there: {} {} ({reason})", one.kind, one.id));
+        }
+        if args.json {
+            let remain: Vec<_> = remain.iter().map(|(one, reason)| json!({ "id": one.id, "reason": reason })).collect();
+            report::print_json(&json!({ "found": found, "removed": args.yes, "remain": remain }));
+        } else if found.is_empty() {
+            reporter.note("nothing is left behind");
+        } else {
+            report::print(&table(&found));
+            if !args.yes {
+                reporter.note("nothing was removed: --yes does it");
+            }
+        }
+        let left = if args.yes { !remain.is_empty() } else { !found.is_empty() };
+        Ok(if left { Exit::Leftovers } else { Exit::Done })
+    })
+}
+
+/// One line each, under a heading.
+fn table(found: &[Found]) -> String {
+    let rows = found.iter().map(|one| {
+        let expires = one.expires.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M").to_string());
+        let recipe = one.recipe.clone().unwrap_or_else(|| "-".to_owned());
+        [one.kind.to_string(), one.id.clone(), one.state.clone(), one.run.clone(), recipe, expires]
+    });
+    let heading = ["WHAT", "ID", "STATE", "RUN", "RECIPE", "EXPIRED"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            let gap = if column == 0 { "" } else { "  " };
+            text.push_str(&format!("{gap}{cell:<width$}"));
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
