@@ -25,8 +25,6 @@ use crate::release::{Arch, Mirror};
 const HOST_MANAGEMENT: &str = "/ssm/managed-instance/default-ec2-instance-management-role";
 /// Its value where it is off.
 const NO_ROLE: &str = "$None";
-/// Codes of a permission that is missing.
-const DENIED: &[&str] = &["UnauthorizedOperation", "AccessDenied", "AccessDeniedException"];
 
 /// All findings at once. Where all is well: subnets, routes, and the profile or Default Host Management, that is three
 /// calls for all bakes of this process together; one more each for a security group that the recipe names and for
@@ -40,16 +38,13 @@ pub(super) async fn preflight(clients: &Clients, plan: &Plan, mirror: Option<&Mi
     findings.extend(trust);
     findings.extend(group_findings(aws, group, network.candidates.first()));
     findings.extend(delivery(plan, aws, mirror, network.leads_out));
-    let refused = findings.iter().any(|finding| finding.severity == Severity::Refuse);
-    let own_types = own_types(&aws.instance_types, plan.arch);
-    let (types, permission) = tokio::join!(
-        async {
-            if refused || own_types { types(clients, aws, plan.arch, &network.candidates).await } else { Vec::new() }
-        },
-        async { if refused { permission(clients, plan, aws, network.candidates.first()).await } else { None } },
-    );
-    findings.extend(types);
-    findings.extend(permission);
+    let refused = |findings: &[Finding]| findings.iter().any(|finding| finding.severity == Severity::Refuse);
+    if refused(&findings) || own_types(&aws.instance_types, plan.arch) {
+        findings.extend(types(clients, aws, plan.arch, &network.candidates).await);
+    }
+    if refused(&findings) {
+        findings.extend(permission(clients, plan, aws, network.candidates.first()).await);
+    }
     findings
 }
 
@@ -61,10 +56,9 @@ fn warn(message: impl Into<String>, hint: impl Into<String>) -> Finding {
     Finding { severity: Severity::Warn, message: message.into(), hint: Some(hint.into()) }
 }
 
-/// A call that failed, as a finding. What nobody may look at may be fine all the same.
+/// What could not be looked at, and may be fine all the same.
 fn unknown(error: AwsError, what: &str) -> Finding {
-    let severity = if error.is(DENIED) { Severity::Warn } else { Severity::Refuse };
-    Finding { severity, ..of_error(&error.because(what)) }
+    Finding { severity: Severity::Warn, ..of_error(&error.because(what)) }
 }
 
 fn of_error(error: &Error) -> Finding {
