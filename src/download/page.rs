@@ -21,22 +21,26 @@ const OVERALL: Duration = Duration::from_secs(120);
 /// Exit 4 when the server cannot be reached, gives up, or has more.
 pub(crate) async fn read(url: &Url, most: u64, reporter: &Reporter) -> Result<Vec<u8>> {
     let limits = Limits { size: most, overall: OVERALL, ..Limits::default() };
-    let mut http = Http::new(&limits)?;
+    read_within(url, &limits, reporter).await
+}
+
+async fn read_within(url: &Url, limits: &Limits, reporter: &Reporter) -> Result<Vec<u8>> {
+    let mut http = Http::new(limits)?;
     let give_up = Instant::now() + limits.overall;
     let mut failures = 0;
     loop {
-        let attempt = tokio::time::timeout_at(give_up, attempt(&mut http, url, &limits)).await;
+        let attempt = tokio::time::timeout_at(give_up, attempt(&mut http, url, limits)).await;
         let (error, after, connected) = match attempt {
             Ok(Ok(bytes)) => return Ok(bytes),
             Ok(Err(Fault::Final(error))) => return Err(error),
             Ok(Err(Fault::Passing { error, after, connected })) => (error, after, connected),
-            Err(_) => return Err(Error::host(format!("{} took longer than {OVERALL:?}", shown(url)))),
+            Err(_) => return Err(Error::host(format!("{} took longer than {:?}", shown(url), limits.overall))),
         };
         failures += 1;
         if failures >= if connected { limits.attempts } else { limits.attempts.div_ceil(2) } {
             return Err(error);
         }
-        let pause = pause(&limits, failures, after);
+        let pause = pause(limits, failures, after);
         reporter.note(format!("{error}: trying again in {:.1} s", pause.as_secs_f64()));
         tokio::time::sleep(pause).await;
     }
@@ -62,4 +66,51 @@ async fn attempt(http: &mut Http<'_>, url: &Url, limits: &Limits) -> std::result
         return Err(Fault::passing(Error::host(format!("{} ended after {} bytes", shown(url), bytes.len()))));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    /// A server that gives one connection after the other these answers.
+    fn serve(answers: Vec<&'static str>) -> Url {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).unwrap();
+            }
+        });
+        Url::parse(&format!("http://{address}/latest/aws-stack.yml")).unwrap()
+    }
+
+    async fn read_quickly(answers: Vec<&'static str>) -> Result<Vec<u8>> {
+        let first_pause = Duration::from_millis(1);
+        let limits = Limits { size: 10, first_pause, overall: Duration::from_secs(20), ..Limits::default() };
+        read_within(&serve(answers), &limits, &Reporter::silent()).await
+    }
+
+    #[tokio::test]
+    async fn what_passes_is_tried_again() {
+        let got = read_quickly(vec![
+            "503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhe",
+            "200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
+        ]);
+        assert_eq!(got.await.unwrap(), b"hello");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_or_too_large_is_refused_at_once() {
+        let missing = read_quickly(vec!["404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]);
+        assert!(missing.await.unwrap_err().to_string().contains("404"));
+        let told = read_quickly(vec!["200 OK\r\nContent-Length: 11\r\nConnection: close\r\n\r\nhello hello"]);
+        assert!(told.await.unwrap_err().to_string().contains("more than the 10"));
+        let untold = read_quickly(vec!["200 OK\r\nConnection: close\r\n\r\nhello hello"]);
+        assert!(untold.await.unwrap_err().to_string().contains("more than the 10"));
+    }
 }

@@ -32,7 +32,6 @@ pub(super) struct Clients {
     pub(super) ssm: aws_sdk_ssm::Client,
     pub(super) iam: aws_sdk_iam::Client,
     pub(super) s3: aws_sdk_s3::Client,
-    pub(super) sts: aws_sdk_sts::Client,
     pub(super) known: Arc<Known>,
 }
 
@@ -73,7 +72,6 @@ impl Clients {
             ssm: aws_sdk_ssm::Client::new(&config),
             iam: aws_sdk_iam::Client::new(&config),
             s3: aws_sdk_s3::Client::from_conf(s3),
-            sts: aws_sdk_sts::Client::new(&config),
             known: Arc::default(),
         })
     }

@@ -191,9 +191,11 @@ impl Ways {
             return None;
         }
         let why = match self.exit(subnet) {
-            Exit::Gateway => "leads to an internet gateway, which takes only machines with a public address",
-            Exit::Blackhole => "leads to something that is no longer there",
-            Exit::Nowhere | Exit::Onward => "has no default route",
+            Exit::Gateway => {
+                "the default route leads to an internet gateway, which takes only machines with a public address"
+            }
+            Exit::Blackhole => "the default route leads to something that is no longer there",
+            Exit::Nowhere | Exit::Onward => "there is no default route",
         };
         Some(Obstacle { why: why.to_owned(), missing })
     }
@@ -297,7 +299,7 @@ pub(super) fn reachability(ways: &Ways, candidates: &[Candidate], aws: &AwsPlan,
     for (obstacle, ids) in reasons {
         let missing: Vec<_> = obstacle.missing.iter().map(|name| format!("com.amazonaws.{region}.{name}")).collect();
         let message = format!(
-            "Systems Manager cannot be reached from {}: its route table {}, and the VPC has no interface endpoint {}",
+            "Systems Manager cannot be reached from {}: {}, and the VPC has no interface endpoint {}",
             ids.join(", "),
             obstacle.why,
             missing.join(", ")

@@ -34,7 +34,6 @@ pub(super) fn mocked(rules: &[&Rule]) -> Clients {
         ssm: client!(aws_sdk_ssm),
         iam: client!(aws_sdk_iam),
         s3: client!(aws_sdk_s3),
-        sts: client!(aws_sdk_sts),
         known: Arc::default(),
     }
 }
