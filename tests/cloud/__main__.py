@@ -1,0 +1,208 @@
+"""python -m cloud: AWS as far as amibake needs it, on loopback. See README.md beside this file."""
+
+import argparse
+import io
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.parse
+
+from .commands import Commands
+from .machines import ACCOUNT, Machines
+from .roots import Roots
+from .rules import Rules
+from .wire import Call, Failure
+
+ROLE = "/ssm/managed-instance/default-ec2-instance-management-role"
+EC2 = {
+    "RunInstances": "run_instances", "DescribeInstances": "describe_instances", "DescribeImages": "describe_images",
+    "StopInstances": "stop_instances", "TerminateInstances": "terminate_instances", "CreateImage": "create_image",
+    "ModifyImageAttribute": "modify_image_attribute", "DeregisterImage": "deregister_image",
+}
+
+
+class Cloud:
+    def __init__(self, root, rootfs, scale):
+        from moto.server import DomainDispatcherApplication, create_backend_app
+
+        self.moto = DomainDispatcherApplication(create_backend_app)
+        self.rules = Rules()
+        self.roots = Roots(root, rootfs)
+        self.machines = Machines(self.roots, self.rules, scale, self.ask)
+        self.commands = Commands(self.machines, self.roots, self.rules, scale, self.put)
+        self.machines.ended = self.commands.ended
+        self.calls = []
+        self.scale = scale
+        # A request of EC2's: what is asked of moto on the side is asked in its name.
+        self.asker = {}
+        self.ssm = {
+            "DescribeInstanceInformation": self.agents, "SendCommand": self.commands.send,
+            "GetCommandInvocation": self.commands.invocation, "CancelCommand": self.commands.cancel,
+            "GetServiceSetting": self.setting,
+        }
+
+    def agents(self, params):
+        wanted = next((f["Values"] for f in params.get("Filters", []) if f["Key"] == "InstanceIds"), self.machines.born)
+        return {"InstanceInformationList": [
+            {"InstanceId": name, "PingStatus": "Online", "AgentVersion": "3.3.2299.0", "PlatformType": "Linux"}
+            for name in wanted if self.machines.online(name)]}
+
+    def setting(self, params):
+        if params["SettingId"] != ROLE:
+            raise Failure("ServiceSettingNotFound", "")
+        return {"ServiceSetting": {"SettingId": ROLE, "SettingValue": "$None", "Status": "Default"}}
+
+    def put(self, bucket, key, text):
+        from moto.s3 import s3_backends
+
+        s3_backends[ACCOUNT]["aws"].put_object(bucket, key, text.encode())
+
+    def ask(self, call):
+        """moto's answer to a call of EC2's."""
+        body = urllib.parse.urlencode({**call.params, "Action": call.operation, "Version": "2016-11-15"}).encode()
+        environ = {**self.asker, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body)),
+                   "CONTENT_TYPE": "application/x-www-form-urlencoded"}
+        status, headers, answer = self.pass_on(environ)
+        text = answer.decode()
+        if not status.startswith("2"):
+            code = re.search(r"<Code>(.*?)</Code>", text)
+            message = re.search(r"<Message>(.*?)</Message>", text)
+            raise Failure(code[1] if code else "InternalError", message[1] if message else text[:200], int(status[:3]))
+        return text
+
+    def pass_on(self, environ):
+        said = {}
+
+        def start(status, headers, _=None):
+            said["status"], said["headers"] = status, headers
+            return lambda _: None
+
+        answer = b"".join(self.moto(environ, start))
+        return said["status"], said["headers"], answer
+
+    def answer(self, call, environ, body):
+        if call.service == "ssm" and call.operation in self.ssm:
+            text = json.dumps(self.ssm[call.operation](call.params))
+            return "200 OK", [("Content-Type", "application/x-amz-json-1.1")], text.encode()
+        if call.service == "ec2" and call.operation in EC2:
+            text = getattr(self.machines, EC2[call.operation])(call)
+            return "200 OK", [("Content-Type", "text/xml")], text.encode()
+        return self.pass_on({**environ, "wsgi.input": io.BytesIO(body)})
+
+    def control(self, path, body):
+        if path == "calls":
+            return self.calls
+        if path == "state":
+            return {**self.machines.everything(), "hanging": self.rules.hanging}
+        if path == "faults":
+            self.rules.replace(json.loads(body))
+            return None
+        raise KeyError(path)
+
+    def __call__(self, environ, start):
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) if environ.get(
+            "HTTP_TRANSFER_ENCODING") != "chunked" else environ["wsgi.input"].read()
+        path = environ["PATH_INFO"]
+        if path.startswith("/_cloud/"):
+            text = json.dumps(self.control(path[8:], body)).encode()
+            start("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(text)))])
+            return [text]
+        call = Call.of(environ, body)
+        if call.service == "ec2":
+            self.asker = environ
+        record = {"time": time.monotonic(), "service": call.service, "operation": call.operation, "error": None}
+        self.calls.append(record)
+        lost = False
+        try:
+            lost = self.rules.strike(call, "before")
+            if not lost:
+                status, headers, answer = self.answer(call, environ, body)
+                lost = self.rules.strike(call, "after")
+        except Failure as failure:
+            record["error"] = failure.code
+            number, kind, text = failure.response(call.service)
+            status, headers, answer = f"{number} Error", [("Content-Type", kind)], text.encode()
+        if lost:
+            record["error"] = "reset"
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionResetError
+        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start(status, [*headers, ("Content-Length", str(len(answer)))])
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else answer]
+
+
+def furnish(cloud):
+    """The public images, the parameters that name them, and a network that leads out."""
+    from moto.ec2 import ec2_backends
+    from moto.iam import iam_backends
+
+    backend = ec2_backends[ACCOUNT]["us-east-1"]
+    backend.amis.clear()
+    public = [
+        ("ami-0a00000000000a023", "al2023-ami-2023.12.20260710.0-kernel-6.1-x86_64", "x86_64", "137112412989"),
+        ("ami-0a00000000000a024", "al2023-ami-2023.12.20260710.0-kernel-6.1-arm64", "arm64", "137112412989"),
+        ("ami-0a00000000000a025", "al2023-ami-minimal-2023.12.20260710.0-kernel-6.1-x86_64", "x86_64", "137112412989"),
+        ("ami-0a00000000000b023", "buildkite-stack-linux-amazonlinux2023-x86_64-2026-07-10T00-00-00Z", "x86_64", "172840064832"),
+    ]
+    from moto.ec2.models.amis import Ami
+
+    for image, name, arch, owner in public:
+        made = Ami(backend, image, name=name, architecture=arch, owner_id=owner, public=True, virtualization_type="hvm",
+                   root_device_name="/dev/xvda", root_device_type="ebs", creation_date="2026-07-10T00:00:00.000Z",
+                   image_type="machine", description=name, state="available", image_location=f"amazon/{name}")
+        backend.amis[image] = made
+        cloud.machines.v2.add(image)
+    gateway = backend.create_internet_gateway()
+    vpc = next(vpc for vpc in backend.vpcs.values() if vpc.is_default == "true" or vpc.is_default is True)
+    backend.attach_internet_gateway(gateway.id, vpc.id)
+    # Out by a gateway that needs no public address.
+    subnet = next(iter(backend.describe_subnets()))
+    nat = backend.create_nat_gateway(subnet.id, None, connectivity_type="private")
+    for table in backend.describe_route_tables():
+        if table.vpc_id == vpc.id:
+            backend.create_route(table.id, "0.0.0.0/0", nat_gateway_id=nat.id)
+    iam = iam_backends[ACCOUNT]["aws"]
+    iam.create_role("amibake", "{}", "/", None, "", [], "3600")
+    profile = iam.create_instance_profile("amibake", "/", [])
+    iam.add_role_to_instance_profile(profile.name, "amibake")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="cloud")
+    parser.add_argument("--root", required=True, help="folder for the files of instances and images")
+    parser.add_argument("--rootfs", required=True, help="what public images hold: see make-rootfs")
+    parser.add_argument("--scale", type=float, default=1.0, help="the service's delays are this many times the real ones")
+    args = parser.parse_args()
+    os.environ.setdefault("MOTO_ENABLE_ISO_REGIONS", "false")
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_request(self, *_):
+            pass
+
+    cloud = Cloud(args.root, args.rootfs, args.scale)
+    furnish(cloud)
+    server = make_server("127.0.0.1", 0, cloud, threaded=True, request_handler=Quiet)
+    print(json.dumps({"endpoint": f"http://127.0.0.1:{server.server_port}"}), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+
+    def watch():
+        # Whoever started this may be killed: then its end of the pipe closes.
+        sys.stdin.read()
+        server.shutdown()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        server.serve_forever()
+    finally:
+        cloud.roots.close()
+
+
+main()
