@@ -7,7 +7,7 @@ use std::str::FromStr;
 use url::Url;
 
 use crate::download::{Source, shown};
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 
 /// Replaces the part of a locked URL before `<version>/<file>`.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,6 +32,21 @@ impl Mirror {
             }
             Mirror::Dir(folder) => Ok(Source::File(folder.join(version).join(file))),
         }
+    }
+}
+
+impl Mirror {
+    /// The address here of the file whose locked address is `locked`, for another machine; none in a folder of this one. May
+    /// hold a password.
+    ///
+    /// # Errors
+    /// Exit 2 when `locked` is no address of a release.
+    pub fn address(&self, locked: &str) -> Result<Option<String>> {
+        let locked = Url::parse(locked).or_usage(|| "the lock holds an address that is none".to_owned())?;
+        Ok(match self.source(&locked)? {
+            Source::Http(url) => Some(url.into()),
+            Source::File(_) => None,
+        })
     }
 }
 

@@ -1,11 +1,12 @@
 //! The test cloud as a test sees it: started for one test and ended with it, asked and told things by its control paths.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What `scripts/test` sets up; a test that cannot run says so by failing.
 pub fn setting(name: &str) -> String {
@@ -79,10 +80,7 @@ impl Cloud {
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the cloud said {line:?}"));
         let (mirror, mirror_url) = serve(&setting("AMIBAKE_TEST_MIRROR"));
-        let cloud =
-            Self { server, mirror, endpoint: said["endpoint"].as_str().unwrap().to_owned(), mirror_url, folder };
-        cloud.profile("amibake");
-        cloud
+        Self { server, mirror, endpoint: said["endpoint"].as_str().unwrap().to_owned(), mirror_url, folder }
     }
 
     pub fn path(&self) -> &Path {
@@ -130,20 +128,28 @@ impl Cloud {
         json
     }
 
-    fn get(&self, path: &str) -> Value {
-        let url = format!("{}/_cloud/{path}", self.endpoint);
-        block(async { reqwest::get(url).await.unwrap().bytes().await.unwrap() })
+    /// One of the cloud's control paths.
+    fn control(&self, path: &str, body: Option<&Value>) -> Value {
+        let mut stream = TcpStream::connect(self.endpoint.strip_prefix("http://").unwrap()).unwrap();
+        let body = body.map(ToString::to_string).unwrap_or_default();
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let length = body.len();
+        write!(stream, "{method} /_cloud/{path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{answer}");
+        serde_json::from_str(body).unwrap()
     }
 
     /// Everything that exists.
     pub fn state(&self) -> Value {
-        self.get("state")
+        self.control("state", None)
     }
 
     /// Every call so far.
     pub fn calls(&self) -> Vec<Value> {
-        let calls = self.get("calls");
-        calls.as_array().or(calls["calls"].as_array()).unwrap().clone()
+        self.control("calls", None).as_array().unwrap().clone()
     }
 
     /// Operations of the calls so far, in order.
@@ -152,33 +158,13 @@ impl Cloud {
     }
 
     /// Replaces the faults.
-    pub fn faults(&self, rules: Value) {
-        let url = format!("{}/_cloud/faults", self.endpoint);
-        let body = rules.to_string();
-        block(async {
-            let sent = reqwest::Client::new().post(url).body(body).send().await.unwrap();
-            assert!(sent.status().is_success(), "{}", sent.text().await.unwrap());
-            Vec::from(b"null").into()
-        });
+    pub fn faults(&self, rules: &Value) {
+        self.control("faults", Some(rules));
     }
 
-    fn profile(&self, name: &str) {
-        let aws = |arguments: &[&str]| {
-            let script = format!(
-                "import boto3, json, sys\niam = boto3.client('iam', endpoint_url='{}', region_name='us-east-1', \
-                 aws_access_key_id='x', aws_secret_access_key='x')\n{}",
-                self.endpoint,
-                arguments.join("\n")
-            );
-            let done = Command::new(setting("AMIBAKE_TEST_CLOUD_PYTHON")).args(["-c", &script]).status().unwrap();
-            assert!(done.success());
-        };
-        let role = format!("iam.create_role(RoleName='{name}', AssumeRolePolicyDocument='{{}}')");
-        let profile = format!("iam.create_instance_profile(InstanceProfileName='{name}')");
-        let both = format!("iam.add_role_to_instance_profile(InstanceProfileName='{name}', RoleName='{name}')");
-        aws(&[&role, &profile, &both]);
-        // What the test itself called is not the bake's.
-        self.faults(json!([]));
+    /// Whether a call hangs by a rule.
+    pub fn hanging(&self) -> bool {
+        self.state()["hanging"].as_u64() > Some(0)
     }
 
     /// What is left of a run beside finished images: nothing, says a test.
@@ -191,28 +177,21 @@ impl Cloud {
                 left.push(format!("instance {instance}"));
             }
         }
-        for group in list("groups").iter().chain(&list("security_groups")) {
-            if group["name"] != "default" {
-                left.push(format!("group {group}"));
-            }
+        left.extend(list("groups").iter().filter(|group| group["name"] != "default").map(|it| format!("group {it}")));
+        // The snapshots of images that are there are theirs.
+        if list("images").is_empty() {
+            left.extend(list("snapshots").iter().map(|it| format!("snapshot {it}")));
         }
         left
     }
 
     pub fn images(&self) -> Vec<Value> {
-        let state = self.state();
-        let images = state["images"].as_array().unwrap().iter();
-        images.filter(|image| image["public"] != true).cloned().collect()
+        self.state()["images"].as_array().unwrap().clone()
     }
 
     pub fn runs(&self) -> PathBuf {
         self.path().join(".amibake/runs")
     }
-}
-
-fn block(work: impl Future<Output = bytes::Bytes>) -> Value {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    serde_json::from_slice(&runtime.block_on(work)).unwrap()
 }
 
 /// An http server for a folder; the machines of the cloud fetch the release from it.

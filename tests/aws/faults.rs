@@ -6,7 +6,7 @@ use serde_json::json;
 #[ignore = "needs the test cloud"]
 fn a_third_of_all_calls_throttled_does_not_fail_a_bake() {
     let cloud = Cloud::start(0.0);
-    cloud.faults(json!([{ "probability": 0.33, "effect": "throttle" }]));
+    cloud.faults(&json!([{ "probability": 0.33, "effect": "throttle" }]));
     cloud.done(&["build", "tiny", "--json"]);
     assert_eq!(cloud.leftovers(), [] as [&str; 0]);
 }

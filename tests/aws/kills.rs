@@ -11,7 +11,7 @@ use crate::cloud::Cloud;
 /// Bakes until call number `number` hangs (before or after it took effect), sends `signal` there, lets the call go on,
 /// and waits for the end. None if the bake makes fewer calls.
 fn interrupted_at(cloud: &Cloud, number: usize, after: bool, signal: Signal) -> Option<i32> {
-    cloud.faults(json!([{ "nth": number + 1, "effect": "hang", "when": if after { "after" } else { "before" } }]));
+    cloud.faults(&json!([{ "nth": number + 1, "effect": "hang", "when": if after { "after" } else { "before" } }]));
     let mut bake = cloud.amibake(&["build", "tiny", "--force"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = Pid::from_child(&bake);
     let due = Instant::now() + Duration::from_secs(60);
@@ -27,7 +27,7 @@ fn interrupted_at(cloud: &Cloud, number: usize, after: bool, signal: Signal) -> 
     }
     kill_process(pid, signal).unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    cloud.faults(json!([]));
+    cloud.faults(&json!([]));
     Some(bake.wait().unwrap().code().unwrap_or(-1))
 }
 

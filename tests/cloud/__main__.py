@@ -1,6 +1,7 @@
 """python -m cloud: AWS as far as amibake needs it, on loopback. See README.md beside this file."""
 
 import argparse
+import datetime
 import io
 import json
 import os
@@ -18,6 +19,8 @@ from .roots import Roots
 from .rules import Rules
 from .wire import Call, Failure
 
+LATEST = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-"
+PARAMETERS = {LATEST + "x86_64": "ami-0a00000000000a023", LATEST + "arm64": "ami-0a00000000000a024"}
 ROLE = "/ssm/managed-instance/default-ec2-instance-management-role"
 EC2 = {
     "RunInstances": "run_instances", "DescribeInstances": "describe_instances", "DescribeImages": "describe_images",
@@ -43,7 +46,7 @@ class Cloud:
         self.ssm = {
             "DescribeInstanceInformation": self.agents, "SendCommand": self.commands.send,
             "GetCommandInvocation": self.commands.invocation, "CancelCommand": self.commands.cancel,
-            "GetServiceSetting": self.setting,
+            "GetServiceSetting": self.setting, "GetParameter": self.parameter, "GetParameters": self.parameters,
         }
 
     def agents(self, params):
@@ -51,6 +54,16 @@ class Cloud:
         return {"InstanceInformationList": [
             {"InstanceId": name, "PingStatus": "Online", "AgentVersion": "3.3.2299.0", "PlatformType": "Linux"}
             for name in wanted if self.machines.online(name)]}
+
+    def parameter(self, params):
+        if params["Name"] not in PARAMETERS:
+            raise Failure("ParameterNotFound", "")
+        return {"Parameter": {"Name": params["Name"], "Type": "String", "Value": PARAMETERS[params["Name"]]}}
+
+    def parameters(self, params):
+        there = [name for name in params["Names"] if name in PARAMETERS]
+        return {"Parameters": [self.parameter({"Name": name})["Parameter"] for name in there],
+                "InvalidParameters": [name for name in params["Names"] if name not in PARAMETERS]}
 
     def setting(self, params):
         if params["SettingId"] != ROLE:
@@ -153,7 +166,7 @@ def furnish(cloud):
 
     for image, name, arch, owner in public:
         made = Ami(backend, image, name=name, architecture=arch, owner_id=owner, public=True, virtualization_type="hvm",
-                   root_device_name="/dev/xvda", root_device_type="ebs", creation_date="2026-07-10T00:00:00.000Z",
+                   root_device_name="/dev/xvda", root_device_type="ebs", creation_date=datetime.datetime(2026, 7, 10, tzinfo=datetime.timezone.utc),
                    image_type="machine", description=name, state="available", image_location=f"amazon/{name}")
         backend.amis[image] = made
         cloud.machines.v2.add(image)

@@ -68,6 +68,20 @@ impl AwsError {
         }
     }
 
+    /// Of a request that could not be made up: a bug of ours.
+    pub(super) fn unsent<E>(operation: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        move |error| Self {
+            operation,
+            code: None,
+            message: "the request could not be made up".to_owned(),
+            request_id: None,
+            source: Some(error.into()),
+        }
+    }
+
     /// Whether the service's code is one of `codes`.
     pub(super) fn is(&self, codes: &[&str]) -> bool {
         self.code.as_deref().is_some_and(|code| codes.contains(&code))

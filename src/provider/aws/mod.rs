@@ -3,11 +3,13 @@
 //! `client` holds the service clients and the one retry policy, `error` the one error type of all calls; both know every
 //! operation by its name. Before a bake: `base` resolves AMIs (`stack` reads the Elastic CI Stack's template), `catalog`
 //! finds images of ours, `preflight` looks at everything that would fail later (`network` at the way to Systems Manager).
-//! A bake: `launch` starts the instance, `machine` uses it (`command` runs scripts, `deliver` brings the tarball), `image`
-//! captures, `removal` removes; `poll` asks for the states of all instances and images of this process in one call.
+//! A bake: `launch` starts the instance (`shape` decides what is asked for, `group` what may reach it), `machine` uses it
+//! (`command` runs scripts, `deliver` brings the tarball, `diagnose` says why it does not answer), `image` captures,
+//! `removal` removes; `poll` asks for the states of all instances and images of this process in one call.
 //! `policy` is the least that any of it must be allowed; `gc` finds leftovers by tag alone. No type of an SDK leaves here.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -22,13 +24,21 @@ use crate::release::{Arch, Mirror};
 mod base;
 mod catalog;
 mod client;
+mod command;
+mod deliver;
+mod diagnose;
 mod error;
 mod gc;
+mod group;
+mod image;
 mod launch;
+mod machine;
 mod network;
+mod poll;
 pub mod policy;
 mod preflight;
 mod removal;
+mod shape;
 mod shared;
 mod stack;
 mod tags;
@@ -37,6 +47,8 @@ mod testing;
 
 use client::Clients;
 pub use gc::Found;
+use group::Groups;
+use poll::Poll;
 
 /// Which account and region.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +65,9 @@ pub struct Aws {
     /// `--release-mirror`: where machines fetch the tarball instead of where the lock says.
     mirror: Option<Mirror>,
     reporter: Reporter,
+    /// Shared by all bakes of this process.
+    poll: Arc<Poll>,
+    groups: Groups,
 }
 
 impl Aws {
@@ -62,7 +77,9 @@ impl Aws {
     /// # Errors
     /// Exit 4 when no region is configured.
     pub async fn connect(account: &Account, mirror: Option<Mirror>, reporter: Reporter) -> Result<Self> {
-        Ok(Self { clients: Clients::connect(account).await?, mirror, reporter })
+        let clients = Clients::connect(account).await?;
+        let poll = Arc::new(Poll::new(&clients));
+        Ok(Self { clients, mirror, reporter, poll, groups: Groups::default() })
     }
 
     /// What bakes left behind in this region, by its tags alone: of one run, or everything that is past its time.

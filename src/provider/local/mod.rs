@@ -30,6 +30,9 @@ mod qemu;
 mod removal;
 mod ssh;
 
+// What a bake in a cloud makes on this host is removed in the same way.
+pub(in crate::provider) use removal::remove;
+
 /// What the local provider must know of its host.
 #[derive(Clone)]
 pub struct Settings {

@@ -16,7 +16,7 @@ const RUN_ID_LENGTH: usize = 22;
 ///
 /// # Errors
 /// When it is not one of ours, or still there afterwards.
-pub(super) async fn remove(resource: &Resource) -> Result<()> {
+pub(in crate::provider) async fn remove(resource: &Resource) -> Result<()> {
     match resource {
         Resource::Process { pid, started } => process::end(*pid, *started).await,
         Resource::Path { path } => {
