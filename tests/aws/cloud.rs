@@ -178,8 +178,8 @@ impl Cloud {
             }
         }
         left.extend(list("groups").iter().filter(|group| group["name"] != "default").map(|it| format!("group {it}")));
-        // The snapshots of images that are there are theirs.
-        if list("images").is_empty() {
+        // Of each image that is there, one.
+        if list("snapshots").len() > list("images").len() {
             left.extend(list("snapshots").iter().map(|it| format!("snapshot {it}")));
         }
         left

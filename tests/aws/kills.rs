@@ -1,5 +1,7 @@
 //! Interrupted and killed at every call of a bake: what is left is nothing, or what `gc` finds by tag alone.
 
+use std::cell::Cell;
+use std::io::Read as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -10,9 +12,12 @@ use crate::cloud::Cloud;
 
 /// Bakes until call number `number` hangs (before or after it took effect), sends `signal` there, lets the call go on,
 /// and waits for the end. None if the bake makes fewer calls.
-fn interrupted_at(cloud: &Cloud, number: usize, after: bool, signal: Signal) -> Option<i32> {
+fn interrupted_at(cloud: &Cloud, number: usize, after: bool, signal: Signal) -> Option<(i32, String)> {
     cloud.faults(&json!([{ "nth": number + 1, "effect": "hang", "when": if after { "after" } else { "before" } }]));
-    let mut bake = cloud.amibake(&["build", "tiny", "--force"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut bake = cloud.amibake(&["build", "tiny", "--force"]);
+    let mut bake = bake.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // Not more than a pipe holds.
+    let mut talk = bake.stderr.take().unwrap();
     let pid = Pid::from_child(&bake);
     let due = Instant::now() + Duration::from_secs(60);
     loop {
@@ -28,53 +33,61 @@ fn interrupted_at(cloud: &Cloud, number: usize, after: bool, signal: Signal) -> 
     kill_process(pid, signal).unwrap();
     std::thread::sleep(Duration::from_millis(50));
     cloud.faults(&json!([]));
-    Some(bake.wait().unwrap().code().unwrap_or(-1))
+    let mut said = String::new();
+    talk.read_to_string(&mut said).unwrap();
+    Some((bake.wait().unwrap().code().unwrap_or(-1), said))
 }
 
-fn at_every_call(signal: Signal, check: impl Fn(&Cloud, &str)) {
+/// A bake is interrupted at every call it makes; `check` says what must hold after each.
+fn at_every_call(signal: Signal, check: impl Fn(&Cloud, i32, &str)) {
     let cloud = Cloud::start(0.0);
     let mut interrupted = 0;
     for number in 0.. {
         let mut any = false;
         for after in [false, true] {
-            let Some(code) = interrupted_at(&cloud, number, after, signal) else { continue };
+            let Some((code, said)) = interrupted_at(&cloud, number, after, signal) else { continue };
             any = true;
             interrupted += 1;
-            let context = format!("call {number}, after it took effect: {after}, exit {code}");
-            if signal == Signal::INT {
-                assert_eq!(code, 130, "{context}");
-            }
-            check(&cloud, &context);
+            check(&cloud, code, &format!("call {number}, after it took effect: {after}, exit {code}\n{said}"));
         }
         if !any {
             break;
         }
     }
-    assert!(interrupted >= 20, "{interrupted}");
+    assert!(interrupted >= 40, "{interrupted}");
 }
 
 #[test]
 #[ignore = "needs the test cloud"]
 fn an_interruption_at_any_call_leaves_nothing() {
-    at_every_call(Signal::INT, |cloud, context| {
+    let done = Cell::new(0);
+    at_every_call(Signal::INT, |cloud, code, context| {
         assert_eq!(cloud.leftovers(), [] as [&str; 0], "{context}");
-        assert_eq!(cloud.images().len(), 0, "{context}");
+        // Only one that comes when the image is finished, and the rest is being removed, is too late to undo it.
+        match code {
+            0 => done.set(done.get() + 1),
+            code => assert_eq!(code, 130, "{context}"),
+        }
+        assert_eq!(cloud.images().len(), done.get(), "{context}");
     });
+    assert!(done.get() <= 6, "{}", done.get());
 }
 
 #[test]
 #[ignore = "needs the test cloud"]
 fn what_a_bake_killed_at_any_call_left_is_removed_by_tag_alone() {
-    at_every_call(Signal::KILL, |cloud, context| {
+    at_every_call(Signal::KILL, |cloud, _, context| {
         // Without its journal: another machine does not have it.
-        let runs: Vec<String> =
-            cloud.runs().read_dir().unwrap().flatten().map(|run| run.file_name().into_string().unwrap()).collect();
+        let Ok(runs) = cloud.runs().read_dir() else { return };
+        let runs: Vec<String> = runs.flatten().map(|run| run.file_name().into_string().unwrap()).collect();
         std::fs::remove_dir_all(cloud.runs()).unwrap();
         for run in &runs {
             let (code, _, said) = cloud.run(&["gc", "--run", run, "--yes"]);
             assert_eq!(code, 0, "{context}: {said}");
         }
         assert_eq!(cloud.leftovers(), [] as [&str; 0], "{context}");
-        assert_eq!(cloud.images().len(), 0, "{context}");
+        // Killed after its last word on the image, the bake was done.
+        let unfinished = cloud.images().into_iter().filter(|image| image["tags"]["amibake:expires"].is_string());
+        assert_eq!(unfinished.count(), 0, "{context}");
     });
 }

@@ -8,6 +8,7 @@ use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryA
 use aws_smithy_types::error::metadata::ProvideErrorMetadata as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::error::AwsError;
 use super::group::Wanted;
@@ -100,6 +101,9 @@ impl Search<'_> {
             if skip == Some((attempt.market, attempt.instance_type)) {
                 continue;
             }
+            if self.launch.cancel.is_cancelled() {
+                return Err(Error::interrupted());
+            }
             let error = match self.ask(&attempt, number).await? {
                 Ok(output) => return self.started(output, attempt.market),
                 Err(error) => error,
@@ -118,7 +122,9 @@ impl Search<'_> {
     async fn ask(&self, attempt: &Attempt<'_>, number: usize) -> Result<Result<RunInstancesOutput, AwsError>> {
         let config = self.aws.clients.ec2.config().to_builder().retry_classifier(NoCapacity).build();
         let client = aws_sdk_ec2::Client::from_conf(config);
-        wait::until("the start of the machine", KNOWN, self.launch.cancel, || async {
+        // Not cancelled: a request that is dropped on its way may still make a machine, after everything was removed. The
+        // executor gives it a moment to say which.
+        wait::until("the start of the machine", KNOWN, &CancellationToken::new(), || async {
             let answer = self.order.request(attempt, number)?.send_with(&client).await;
             match answer.map_err(AwsError::of("ec2:RunInstances")) {
                 Err(error) if error.is(&["InvalidGroup.NotFound"]) && self.order.aws.security_group.is_none() => {
