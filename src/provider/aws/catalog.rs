@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_ec2::types::{AttributeValue, Filter, Image as Ami, ImageState, ImdsSupportValues, Tag};
+use aws_sdk_ec2::types::{AttributeValue, Filter, Image as Ami, ImageState, ImdsSupportValues, Snapshot, Tag};
 use tokio_util::sync::CancellationToken;
 
 use super::base::ec2_name;
@@ -127,14 +127,20 @@ async fn show_progress(clients: &Clients, image: &Ami, reporter: &Reporter) {
         return;
     }
     let Ok(answer) = clients.ec2.describe_snapshots().set_snapshot_ids(Some(ids)).send().await else { return };
+    let (done, total) = progress(answer.snapshots());
+    reporter.event(&Event::Progress { done, total: Some(total) });
+}
+
+/// Bytes of the volumes that are copied, and all.
+pub(super) fn progress(snapshots: &[Snapshot]) -> (u64, u64) {
     let (mut done, mut total) = (0, 0);
-    for snapshot in answer.snapshots() {
+    for snapshot in snapshots {
         let percent = snapshot.progress().and_then(|text| text.trim_end_matches('%').parse::<u64>().ok());
         let size = bytes(snapshot.volume_size());
         done += size / 100 * percent.unwrap_or(0).min(100);
         total += size;
     }
-    reporter.event(&Event::Progress { done, total: Some(total) });
+    (done, total)
 }
 
 /// Finishes an image that is available: it requires IMDSv2 (inherited from most bases, asked for where it is not), and it
@@ -157,7 +163,7 @@ pub(super) async fn finish(clients: &Clients, id: &str, ami: &Ami) -> Result<()>
 }
 
 /// The image as the rest of amibake knows it.
-fn describe(clients: &Clients, ami: &Ami) -> Image {
+pub(super) fn describe(clients: &Clients, ami: &Ami) -> Image {
     let stored = ami.block_device_mappings().iter().filter_map(|device| device.ebs());
     let stored = stored.filter(|ebs| ebs.snapshot_id().is_some());
     Image {
@@ -175,7 +181,7 @@ pub(super) fn snapshots(ami: &Ami) -> impl Iterator<Item = String> {
     ami.block_device_mappings().iter().filter_map(|device| device.ebs()?.snapshot_id().map(str::to_owned))
 }
 
-fn tag<'a>(ami: &'a Ami, key: &str) -> Option<&'a str> {
+pub(super) fn tag<'a>(ami: &'a Ami, key: &str) -> Option<&'a str> {
     ami.tags().iter().find(|tag| tag.key() == Some(key))?.value()
 }
 
@@ -189,7 +195,7 @@ mod tests {
     use aws_sdk_ec2::operation::describe_images::DescribeImagesOutput;
     use aws_sdk_ec2::operation::describe_snapshots::DescribeSnapshotsOutput;
     use aws_sdk_ec2::operation::modify_image_attribute::ModifyImageAttributeOutput;
-    use aws_sdk_ec2::types::{BlockDeviceMapping, EbsBlockDevice, Snapshot};
+    use aws_sdk_ec2::types::{BlockDeviceMapping, EbsBlockDevice};
     use aws_smithy_mocks::mock;
 
     use super::*;

@@ -6,21 +6,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use aws_sdk_ec2::types::{
-    AttributeValue, Filter, Image as Ami, ImageState, ImdsSupportValues, ResourceType, Snapshot, Tag,
-};
+use aws_sdk_ec2::types::{Filter, Image as Ami, ImageState, ResourceType};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::client::Clients;
 use super::error::AwsError;
 use super::machine::AwsMachine;
 use super::poll::SETTLES;
-use super::{shape, tags};
+use super::{catalog, shape, tags};
 use crate::bake::wait::{self, Probe, Schedule};
 use crate::bake::{Event, Undo};
 use crate::error::{Error, Result};
-use crate::plan::{Image, ImageFormat, ImageName, Plan};
+use crate::plan::{Image, ImageName, Plan};
 use crate::provider::Resource;
 
 const CREATE: &str = "ec2:CreateImage";
@@ -57,10 +54,8 @@ pub(super) async fn capture(machine: &AwsMachine, undo: &Undo) -> Result<Image> 
         }
         ami => ami?,
     };
-    require_imdsv2(&machine.clients, &id, &ami).await?;
-    finish(&machine.clients, &id, &ami).await?;
-    let size_bytes = sizes(&ami).sum();
-    Ok(Image { name, location: id.into(), format: ImageFormat::Ami, size_bytes, sha256: None, region: Some(region) })
+    catalog::finish(&machine.clients, &id, &ami).await?;
+    Ok(Image { name, ..catalog::describe(&machine.clients, &ami) })
 }
 
 /// Asks for the image; its id and the name it got.
@@ -131,7 +126,7 @@ async fn look_up(machine: &AwsMachine, wanted: &ImageName, name: &ImageName) -> 
         })
     })
     .await?;
-    let ours = images.iter().find(|image| tag(image, tags::RUN) == Some(&machine.run.0));
+    let ours = images.iter().find(|image| catalog::tag(image, tags::RUN) == Some(&machine.run.0));
     if let Some((id, name)) = ours.and_then(|image| Some((image.image_id()?, image.name()?))) {
         return Ok(Taken::ByThisRun(id.to_owned(), ImageName(name.to_owned())));
     }
@@ -139,10 +134,6 @@ async fn look_up(machine: &AwsMachine, wanted: &ImageName, name: &ImageName) -> 
     let free = (2_u32..).map(|number| format!("{wanted}-{number}")).find(|name| !taken.contains(name.as_str()));
     let free = free.ok_or_else(|| Error::host(format!("there is no free name like {wanted}")))?;
     Ok(Taken::ByAnother { free: ImageName(free) })
-}
-
-fn tag<'a>(image: &'a Ami, key: &str) -> Option<&'a str> {
-    image.tags().iter().find(|tag| tag.key() == Some(key))?.value()
 }
 
 /// Waits until it is available.
@@ -180,54 +171,9 @@ async fn show_progress(machine: &AwsMachine) -> std::convert::Infallible {
         let call = machine.clients.ec2.describe_snapshots().owner_ids("self").filters(ours);
         // Only for show.
         let Ok(answer) = call.send().await else { continue };
-        let (done, total) = progress(answer.snapshots());
+        let (done, total) = catalog::progress(answer.snapshots());
         if total > 0 {
             machine.reporter.event(&Event::Progress { done, total: Some(total) });
         }
     }
-}
-
-/// Bytes of the volumes that are copied, and all.
-fn progress(snapshots: &[Snapshot]) -> (u64, u64) {
-    let mut sum = (0, 0);
-    for snapshot in snapshots {
-        let percent = snapshot.progress().and_then(|text| text.trim_end_matches('%').parse::<u64>().ok());
-        let size = bytes(snapshot.volume_size());
-        sum.0 += size / 100 * percent.unwrap_or(0).min(100);
-        sum.1 += size;
-    }
-    sum
-}
-
-/// It inherits this from its base; not every base has it.
-async fn require_imdsv2(clients: &Clients, id: &str, ami: &Ami) -> Result<()> {
-    if ami.imds_support() == Some(&ImdsSupportValues::V20) {
-        return Ok(());
-    }
-    let v2 = AttributeValue::builder().value(ImdsSupportValues::V20.as_str()).build();
-    let call = clients.ec2.modify_image_attribute().image_id(id).imds_support(v2);
-    let done = call.send().await.map_err(AwsError::of("ec2:ModifyImageAttribute"));
-    done.map(drop).map_err(|error| error.because(format!("cannot have the image {id} require IMDSv2")))
-}
-
-/// Takes away the tag that says when the image and its snapshots expire: it is finished.
-///
-/// # Errors
-/// Exit 4.
-pub(super) async fn finish(clients: &Clients, id: &str, ami: &Ami) -> Result<()> {
-    let snapshots = ami.block_device_mappings().iter().filter_map(|device| device.ebs()?.snapshot_id());
-    let resources = snapshots.chain([id]).map(str::to_owned).collect();
-    let call = clients.ec2.delete_tags().set_resources(Some(resources)).tags(Tag::builder().key(tags::EXPIRES).build());
-    let done = call.send().await.map_err(AwsError::of("ec2:DeleteTags"));
-    done.map(drop).map_err(|error| error.because(format!("cannot mark the image {id} as finished")))
-}
-
-/// Of the volumes that are stored with the image.
-fn sizes(ami: &Ami) -> impl Iterator<Item = u64> {
-    let stored = ami.block_device_mappings().iter().filter_map(|device| device.ebs());
-    stored.filter(|ebs| ebs.snapshot_id().is_some()).map(|ebs| bytes(ebs.volume_size()))
-}
-
-fn bytes(gib: Option<i32>) -> u64 {
-    u64::try_from(gib.unwrap_or(0)).unwrap_or(0) << 30
 }

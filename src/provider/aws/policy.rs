@@ -20,7 +20,7 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("ec2:DeleteSnapshot", OWN_RESOURCES),
     ("ec2:DeleteTags", "Finish"),
     ("ec2:DeleteVolume", OWN_RESOURCES),
-    ("ec2:DeregisterImage", "UnfinishedImages"),
+    ("ec2:DeregisterImage", OWN_RESOURCES),
     ("ec2:DescribeImages", WITHOUT_RESOURCES),
     ("ec2:DescribeInstanceStatus", WITHOUT_RESOURCES),
     ("ec2:DescribeInstanceTypeOfferings", WITHOUT_RESOURCES),
@@ -229,13 +229,7 @@ fn make(scope: &Scope) -> Vec<Statement> {
 }
 
 fn own(scope: &Scope) -> Vec<Statement> {
-    // What is finished is not removed by a bake that is interrupted, even if another has finished it meanwhile.
-    let unfinished = json!({ "StringLike": {
-        format!("aws:ResourceTag/{RUN}"): "*", format!("aws:ResourceTag/{EXPIRES}"): "*" } });
-    vec![
-        allow(OWN_RESOURCES, &operations(OWN_RESOURCES), ec2(scope, &KINDS), Some(ours())),
-        allow("UnfinishedImages", &operations("UnfinishedImages"), ec2(scope, &["image"]), Some(unfinished)),
-    ]
+    vec![allow(OWN_RESOURCES, &operations(OWN_RESOURCES), ec2(scope, &KINDS), Some(ours()))]
 }
 
 fn commands(scope: &Scope) -> Vec<Statement> {

@@ -183,7 +183,8 @@ impl Removal {
         if !instances.is_empty() {
             self.instances(instances).await?;
         }
-        for image in &images {
+        // A finished one may be another build's by now, which took it up.
+        for image in images.iter().filter(|image| tags::unfinished(image.tags())) {
             self.image(image).await?;
         }
         let (snapshots, volumes, interfaces, groups) = tokio::try_join!(
@@ -224,7 +225,9 @@ impl Removal {
     async fn snapshots_of(&self, run: &str) -> Result<Vec<String>> {
         let call = self.clients.ec2.describe_snapshots().owner_ids("self").filters(of(run)).send().await;
         let found = listed(call.map_err(AwsError::of("ec2:DescribeSnapshots")), run)?;
-        Ok(found.snapshots.unwrap_or_default().into_iter().filter_map(|one| one.snapshot_id).collect())
+        // Those of a finished image stay with it.
+        let unfinished = found.snapshots.unwrap_or_default().into_iter().filter(|one| tags::unfinished(one.tags()));
+        Ok(unfinished.filter_map(|one| one.snapshot_id).collect())
     }
 
     async fn volumes_of(&self, run: &str) -> Result<Vec<String>> {

@@ -59,3 +59,8 @@ pub(super) fn specifications(
 fn rfc3339(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
+
+/// Whether what bears these tags is not finished yet.
+pub(super) fn unfinished(tags: &[Tag]) -> bool {
+    tags.iter().any(|tag| tag.key() == Some(EXPIRES))
+}
