@@ -34,9 +34,15 @@ fn a_bake_makes_an_image_and_leaves_nothing_else() {
         assert!(tags[tag].is_string(), "{tag}: {tags}");
     }
     assert!(tags["amibake:expires"].is_null(), "a finished image does not expire: {tags}");
-    assert!(cloud.path().join("dist").read_dir().unwrap().flatten().any(|folder| {
-        folder.path().join("manifest.json").exists() && folder.path().join("bake.log").exists()
-    }));
+    assert!(
+        cloud
+            .path()
+            .join("dist")
+            .read_dir()
+            .unwrap()
+            .flatten()
+            .any(|folder| { folder.path().join("manifest.json").exists() && folder.path().join("bake.log").exists() })
+    );
 }
 
 #[test]
@@ -106,7 +112,9 @@ fn a_test_boot_runs_the_new_image() {
     let launches = cloud.operations().iter().filter(|operation| *operation == "RunInstances").count();
     assert!(launches >= 2);
     assert_eq!(cloud.leftovers(), [] as [&str; 0]);
-    let failing = RECIPE.replace("tiny", "failing").replace("test -x /usr/local/bin/buildctl", "test -e /nowhere")
+    let failing = RECIPE
+        .replace("tiny", "failing")
+        .replace("test -x /usr/local/bin/buildctl", "test -e /nowhere")
         .replace("[[check]]", "[[check]]\nwhen = \"boot\"");
     cloud.recipe("failing", &failing);
     let (code, _, said) = cloud.run(&["build", "failing", "--verify"]);
@@ -120,10 +128,9 @@ fn a_test_boot_runs_the_new_image() {
 #[ignore = "needs the test cloud"]
 fn everything_that_would_fail_later_is_told_at_once() {
     let cloud = Cloud::start(0.0);
-    let text = RECIPE.replace("tiny", "wrong").replace(
-        "instance_profile = \"amibake\"",
-        "instance_profile = \"nobody\"\ninstance_types = [\"m6g.large\"]",
-    );
+    let text = RECIPE
+        .replace("tiny", "wrong")
+        .replace("instance_profile = \"amibake\"", "instance_profile = \"nobody\"\ninstance_types = [\"m6g.large\"]");
     cloud.recipe("wrong", &text);
     let (code, _, said) = cloud.run(&["build", "wrong"]);
     assert_eq!(code, 4, "{said}");

@@ -38,7 +38,10 @@ pub(super) struct Delivery {
 enum From {
     /// Not shown: there may be a password in it.
     Address(String),
-    Object { bucket: String, key: String },
+    Object {
+        bucket: String,
+        key: String,
+    },
 }
 
 /// What is to be delivered, put where the machine can fetch it; none if no step needs it.
@@ -102,7 +105,9 @@ impl Delivery {
         let end = channel.run(&script, &[], &mut |bytes| printed.extend_from_slice(bytes)).await?;
         let (exit, message) = match end {
             ScriptEnd::Exited(0) => return Ok(()),
-            ScriptEnd::Exited(3) => (Exit::Refused, "the tarball that the machine fetched is not the one that the lock pins"),
+            ScriptEnd::Exited(3) => {
+                (Exit::Refused, "the tarball that the machine fetched is not the one that the lock pins")
+            }
             _ => (Exit::Failed, "the machine could not fetch the tarball"),
         };
         let said = String::from_utf8_lossy(&printed).replace(&address, "(address)");

@@ -23,11 +23,8 @@ use crate::plan::AwsPlan;
 use crate::provider::{Launch, Machine, Resource, Source};
 
 /// How long a group that was just made may be unknown to RunInstances.
-const KNOWN: Schedule = Schedule {
-    first: Duration::from_millis(500),
-    most: Duration::from_secs(5),
-    deadline: Duration::from_secs(60),
-};
+const KNOWN: Schedule =
+    Schedule { first: Duration::from_millis(500), most: Duration::from_secs(5), deadline: Duration::from_secs(60) };
 
 /// Starts the machine, and brings the tarball on its way if it travels through a bucket.
 ///

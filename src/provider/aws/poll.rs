@@ -96,10 +96,7 @@ impl<S: Source> Batch<S> {
     }
 
     /// Asks until `own` is answered.
-    async fn ask_for_all(
-        &self,
-        own: &mut oneshot::Receiver<Option<S::State>>,
-    ) -> Result<Option<S::State>, AwsError> {
+    async fn ask_for_all(&self, own: &mut oneshot::Receiver<Option<S::State>>) -> Result<Option<S::State>, AwsError> {
         loop {
             if let Ok(state) = own.try_recv() {
                 return Ok(state);
@@ -199,7 +196,8 @@ impl Source for Instances {
             }
             answer => answer?,
         };
-        let instances = answer.reservations.unwrap_or_default().into_iter().flat_map(|one| one.instances.unwrap_or_default());
+        let instances =
+            answer.reservations.unwrap_or_default().into_iter().flat_map(|one| one.instances.unwrap_or_default());
         Ok(by_id(instances, Instance::instance_id))
     }
 }

@@ -210,10 +210,12 @@ impl Removal {
 
     async fn instances_of(&self, run: &str) -> Result<Vec<String>> {
         let alive = Filter::builder().name("instance-state-name");
-        let alive = ["pending", "running", "stopping", "stopped"].iter().fold(alive, |filter, state| filter.values(*state));
+        let alive =
+            ["pending", "running", "stopping", "stopped"].iter().fold(alive, |filter, state| filter.values(*state));
         let call = self.clients.ec2.describe_instances().filters(of(run)).filters(alive.build()).send().await;
         let found = listed(call.map_err(AwsError::of("ec2:DescribeInstances")), run)?;
-        let found = found.reservations.unwrap_or_default().into_iter().flat_map(|one| one.instances.unwrap_or_default());
+        let found =
+            found.reservations.unwrap_or_default().into_iter().flat_map(|one| one.instances.unwrap_or_default());
         Ok(found.filter_map(|instance| instance.instance_id).collect())
     }
 
@@ -239,7 +241,12 @@ impl Removal {
     async fn interfaces_of(&self, run: &str) -> Result<Vec<String>> {
         let call = self.clients.ec2.describe_network_interfaces().filters(of(run)).send().await;
         let found = listed(call.map_err(AwsError::of("ec2:DescribeNetworkInterfaces")), run)?;
-        Ok(found.network_interfaces.unwrap_or_default().into_iter().filter_map(|one| one.network_interface_id).collect())
+        Ok(found
+            .network_interfaces
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|one| one.network_interface_id)
+            .collect())
     }
 
     async fn groups_of(&self, run: &str) -> Result<Vec<String>> {

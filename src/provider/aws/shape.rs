@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use aws_sdk_ec2::operation::run_instances::RunInstancesInput;
 use aws_sdk_ec2::operation::run_instances::builders::RunInstancesInputBuilder;
 use aws_sdk_ec2::types::{
     BlockDeviceMapping, EbsBlockDevice, HttpTokensState, IamInstanceProfileSpecification, InstanceInterruptionBehavior,
@@ -11,7 +12,6 @@ use aws_sdk_ec2::types::{
     InstanceMetadataTagsState, InstanceNetworkInterfaceSpecification, InstanceType, MarketType, ResourceType,
     ShutdownBehavior, SpotInstanceType, SpotMarketOptions, TagSpecification, VolumeType,
 };
-use aws_sdk_ec2::operation::run_instances::RunInstancesInput;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -209,7 +209,8 @@ impl Order<'_> {
     }
 
     fn devices(&self) -> Result<Vec<BlockDeviceMapping>> {
-        let root = EbsBlockDevice::builder().volume_size(gib(self.plan.machine.disk_bytes)).volume_type(VolumeType::Gp3);
+        let root =
+            EbsBlockDevice::builder().volume_size(gib(self.plan.machine.disk_bytes)).volume_type(VolumeType::Gp3);
         let mut devices = vec![device(&self.aws.root_device, self.encrypted(root))];
         if self.base {
             for (volume, name) in self.plan.volumes.iter().zip(machine_devices(&self.plan.volumes)?) {
