@@ -83,6 +83,8 @@ pub struct Manifest<'a> {
 struct ImageRecord<'a> {
     name: &'a ImageName,
     location: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<&'a str>,
     format: ImageFormat,
     size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,6 +134,7 @@ impl<'a> Manifest<'a> {
             image: ImageRecord {
                 name: &image.name,
                 location,
+                region: image.region.as_deref(),
                 format: image.format,
                 size_bytes: image.size_bytes,
                 sha256: image.sha256,

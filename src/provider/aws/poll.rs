@@ -308,7 +308,7 @@ mod tests {
     async fn more_than_one_call_takes_are_split() {
         let (fake, batch) = batch();
         let ids = ["i-1", "i-2", "i-3", "i-4", "i-5"];
-        let all = futures_util::future::join_all(ids.iter().map(|id| batch.look(id, after(0)))).await;
+        let all = futures_util::future::join_all(ids.iter().map(|id| batch.look(id, after(1)))).await;
         assert!(all.into_iter().all(|state| state.unwrap().is_some()));
         assert_eq!(fake.calls.lock().unwrap().len(), 2);
     }
