@@ -105,6 +105,14 @@ impl Undo {
         self.release(resource, Record::Kept { resource: resource.clone() })
     }
 
+    /// Takes `resource` off the stack: whoever armed it has removed it already.
+    ///
+    /// # Errors
+    /// Exit 4 when the journal cannot be written; the resource is still on the stack then, and removed once more.
+    pub fn removed(&self, resource: &Resource) -> Result<()> {
+        self.release(resource, Record::Removed { resource: resource.clone() })
+    }
+
     /// Takes `resource` off the stack: it is left for a person to look at, and swept once its machine has ended.
     pub(super) fn leave(&self, resource: &Resource) -> Result<()> {
         self.release(resource, Record::Left { resource: resource.clone() })

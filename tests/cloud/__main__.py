@@ -26,6 +26,7 @@ EC2 = {
     "RunInstances": "run_instances", "DescribeInstances": "describe_instances", "DescribeImages": "describe_images",
     "StopInstances": "stop_instances", "TerminateInstances": "terminate_instances", "CreateImage": "create_image",
     "ModifyImageAttribute": "modify_image_attribute", "DeregisterImage": "deregister_image",
+    "DeleteSecurityGroup": "delete_security_group", "ModifyInstanceAttribute": "modify_instance_attribute",
 }
 
 

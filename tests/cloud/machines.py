@@ -9,7 +9,7 @@ from . import wire
 from .wire import Call, Failure
 
 # Seconds of the real service, roughly, times the scale.
-DELAYS = {"pending": 8, "online": 25, "stopping": 15, "image": 60}
+DELAYS = {"pending": 8, "online": 25, "stopping": 15, "shutting-down": 30, "image": 60}
 CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 ACCOUNT = "123456789012"
 
@@ -21,7 +21,7 @@ class Machines:
         self.roots, self.rules, self.scale, self.ask = roots, rules, scale, ask
         self.lock = threading.Lock()
         self.tokens, self.born, self.stopped, self.imaged = {}, {}, {}, {}
-        self.reasons, self.dead, self.silent, self.failed = {}, set(), set(), set()
+        self.reasons, self.dead, self.silent, self.failed = {}, {}, set(), set()
         self.mappings, self.v2 = {}, set()
         self.ended = lambda instance: None
 
@@ -36,13 +36,13 @@ class Machines:
 
     def online(self, instance):
         born = self.born.get(instance)
-        if born is None or instance in self.dead | self.silent or instance in self.stopped:
+        if born is None or instance in self.dead or instance in self.silent or instance in self.stopped:
             return False
         return time.monotonic() - born >= (DELAYS["pending"] + DELAYS["online"]) * self.scale
 
     def state(self, instance, real):
         if instance in self.dead:
-            return "terminated" if real == "terminated" else "shutting-down"
+            return "terminated" if self.age(self.dead[instance], "shutting-down") else "shutting-down"
         if real == "stopped" and not self.age(self.stopped.get(instance, 0), "stopping"):
             return "stopping"
         if real == "running" and not self.age(self.born.get(instance, 0), "pending"):
@@ -67,7 +67,7 @@ class Machines:
             if not any(image.id == form["ImageId"] for image in self.backend.amis.values()):
                 raise Failure("InvalidAMIID.NotFound", f"The image id '[{form['ImageId']}]' does not exist")
             profile = form.get("IamInstanceProfile.Name")
-            if profile is not None and profile not in self.profiles():
+            if profile and profile not in self.profiles():
                 raise Failure("InvalidParameterValue", f"Value ({profile}) for parameter iamInstanceProfile.name is invalid")
             answer = self.ask(call)
             [instance] = re.findall(r"<instanceId>(i-[0-9a-f]+)</instanceId>", answer)
@@ -130,7 +130,7 @@ class Machines:
         self.known(call.params, "InstanceId", "InvalidInstanceID.NotFound")
         answer = self.ask(call)
         for instance in wire.listed(call.params, "InstanceId"):
-            self.dead.add(instance)
+            self.dead.setdefault(instance, time.monotonic())
             self.roots.stop(instance)
             self.ended(instance)
         return answer
@@ -138,7 +138,7 @@ class Machines:
     def die(self, instance, reason):
         self.reasons[instance] = reason
         self.ask(Call("ec2", "TerminateInstances", {"Action": "TerminateInstances", "InstanceId.1": instance}))
-        self.dead.add(instance)
+        self.dead.setdefault(instance, time.monotonic())
         self.roots.stop(instance)
         self.ended(instance)
 
@@ -160,10 +160,35 @@ class Machines:
                 self.backend.create_tags([made.ebs_snapshot.id], given["snapshot"])
             self.imaged[image] = time.monotonic()
             self.mappings[image] = {key: value for key, value in form.items() if key.startswith("BlockDevice")}
+            # An image requires what the one that its instance started from does.
+            if self.backend.get_instance(instance).image_id in self.v2:
+                self.v2.add(image)
             if self.rules.matching(call, "before", ["image_fails"]):
                 self.failed.add(image)
         self.roots.keep(instance, image)
         return answer
+
+    def delete_security_group(self, call):
+        group = call.params.get("GroupId")
+        for instance in self.backend.all_instances():
+            bound = any(group == one.id for one in instance.security_groups) or any(
+                group == one.id for nic in instance.nics.values() for one in nic.group_set)
+            if bound and self.state(instance.id, instance.state) != "terminated":
+                raise Failure("DependencyViolation", f"resource {group} has a dependent object")
+        return self.ask(call)
+
+    def modify_instance_attribute(self, call):
+        """An instance's groups are those of its first interface."""
+        groups = wire.listed(call.params, "GroupId")
+        if not groups:
+            return self.ask(call)
+        self.known({"InstanceId.1": call.params["InstanceId"]}, "InstanceId", "InvalidInstanceID.NotFound")
+        instance = self.backend.get_instance(call.params["InstanceId"])
+        found = [group for group in self.backend.describe_security_groups() if group.id in groups]
+        instance.security_groups = found
+        for nic in instance.nics.values():
+            nic._group_set = found
+        return "<ModifyInstanceAttributeResponse><return>true</return></ModifyInstanceAttributeResponse>"
 
     def modify_image_attribute(self, call):
         if call.params.get("ImdsSupport.Value") == "v2.0":

@@ -48,7 +48,7 @@ const MOST_SUCCESS: usize = 256 << 10;
 const DELIVERY: Duration = Duration::from_secs(600);
 /// How often the end is looked for.
 const LOOKS: Schedule =
-    Schedule { first: Duration::from_millis(200), most: Duration::from_secs(5), deadline: Duration::MAX };
+    Schedule { first: Duration::from_millis(400), most: Duration::from_secs(5), deadline: Duration::MAX };
 /// How long a command may be unknown after it was sent, and an agent that is online refused.
 const UNKNOWN: Duration = Duration::from_secs(60);
 /// How long an object may take to show up after the command that wrote it.

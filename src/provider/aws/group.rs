@@ -39,6 +39,46 @@ impl Groups {
     }
 }
 
+/// A temporary group and the one machine in it, which is stopped.
+pub(super) struct Occupied<'a> {
+    pub(super) run: &'a RunId,
+    /// `sg-…`
+    pub(super) group: &'a str,
+    /// `vpc-…`
+    pub(super) vpc: &'a str,
+    /// `i-…`
+    pub(super) instance: &'a str,
+}
+
+impl Groups {
+    /// Deletes a temporary group beside the wait for the image. EC2 deletes none that an instance is in, and an instance is
+    /// in its group until it is `terminated`, which takes up to minutes after everything else is done: so the stopped
+    /// machine is put into the VPC's default group first. Where that does not work, the undo waits.
+    pub(super) async fn free(&self, clients: &Clients, occupied: &Occupied<'_>, undo: &Undo) {
+        if occupied.delete(clients).await.is_none() {
+            return;
+        }
+        // A test boot of the same run makes another.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(occupied.run);
+        let resource = Resource::SecurityGroup { region: clients.region.clone(), id: occupied.group.to_owned() };
+        // What cannot be recorded is removed once more.
+        let _ = undo.removed(&resource);
+    }
+}
+
+impl Occupied<'_> {
+    async fn delete(&self, clients: &Clients) -> Option<()> {
+        let filter = |name: &str, value: &str| Filter::builder().name(name).values(value).build();
+        let call = clients.ec2.describe_security_groups();
+        let found =
+            call.filters(filter("group-name", "default")).filters(filter("vpc-id", self.vpc)).send().await.ok()?;
+        let default = found.security_groups.unwrap_or_default().into_iter().find_map(|group| group.group_id)?;
+        clients.ec2.modify_instance_attribute().instance_id(self.instance).groups(default).send().await.ok()?;
+        clients.ec2.delete_security_group().group_id(self.group).send().await.ok()?;
+        Some(())
+    }
+}
+
 impl Wanted<'_> {
     async fn make(&self, clients: &Clients, undo: &Undo) -> Result<String> {
         const OPERATION: &str = "ec2:CreateSecurityGroup";

@@ -44,7 +44,8 @@ pub(super) async fn capture(machine: &AwsMachine, undo: &Undo) -> Result<Image> 
     undo.arm(armed.clone())?;
     undo.keep(&tagged)?;
     let started = Instant::now();
-    let ami = match available(machine, &id).await {
+    let (ami, ()) = tokio::join!(available(machine, &id), machine.free_group(undo));
+    let ami = match ami {
         Err(error) if started.elapsed() >= machine.plan.machine.image_timeout => {
             undo.keep(&armed)?;
             return Err(error.with_hint(format!(

@@ -66,7 +66,9 @@ pub(super) async fn launch(aws: &Aws, launch: Launch<'_>, undo: &Undo) -> Result
         outlive: launch.outlive,
         now,
     };
-    let started = Search { aws, order, launch: &launch, undo }.start(planned, &subnets).await?;
+    let mut started = Search { aws, order, launch: &launch, undo }.start(planned, &subnets).await?;
+    // One that other machines share goes when all of them have gone.
+    started.group = (planned.security_group.is_none() && members == 1).then(|| (group.clone(), vpc.clone()));
     // Its id is armed. Of several machines of one run, another may be on its way under the same tag.
     if members == 1 {
         undo.keep(&tagged)?;
@@ -81,6 +83,8 @@ pub(super) struct Started {
     pub(super) address: Option<String>,
     pub(super) market: Market,
     pub(super) at: Instant,
+    /// The temporary group that is its own, and the VPC that is in.
+    pub(super) group: Option<(String, String)>,
 }
 
 struct Search<'a> {
@@ -138,7 +142,7 @@ impl Search<'_> {
         let instance = instance.and_then(|instance| Some((instance.instance_id?, instance.private_ip_address)));
         let (id, address) = instance.ok_or_else(|| Error::host("ec2:RunInstances: the answer has no instance"))?;
         self.undo.arm(Resource::Instance { region: self.aws.clients.region.clone(), id: id.clone() })?;
-        Ok(Started { id, address, market, at: Instant::now() })
+        Ok(Started { id, address, market, at: Instant::now(), group: None })
     }
 }
 

@@ -14,6 +14,7 @@ use super::client::Clients;
 use super::command::{Channel, Output};
 use super::deliver::{Delivery, TARGET};
 use super::error::AwsError;
+use super::group::{Groups, Occupied};
 use super::launch::Started;
 use super::poll::{Poll, SETTLES};
 use super::shape::Market;
@@ -53,6 +54,9 @@ pub(super) struct AwsMachine {
     /// A spot instance cannot be stopped.
     pub(super) market: Market,
     aws: AwsPlan,
+    groups: Arc<Groups>,
+    /// The temporary group that is its own, and the VPC that is in.
+    group: Option<(String, String)>,
     address: Option<String>,
     started: Instant,
     channel: Arc<Channel>,
@@ -69,7 +73,7 @@ impl AwsMachine {
         started: Started,
         artifact: Option<Delivery>,
     ) -> Self {
-        let Started { id, address, market, at } = started;
+        let Started { id, address, market, at, group } = started;
         let bucket = planned.log_bucket.clone();
         let timeout = launch.plan.machine.timeout;
         let channel = Channel::new(&aws.clients, launch.run, &id, bucket, timeout, launch.cancel);
@@ -83,11 +87,21 @@ impl AwsMachine {
             id,
             market,
             aws: planned.clone(),
+            groups: aws.groups.clone(),
+            group,
             address,
             started: at,
             channel: Arc::new(channel),
             artifact,
             booted: matches!(launch.source, Source::Image(..)),
+        }
+    }
+
+    /// Deletes its temporary group, once it is stopped for good.
+    pub(super) async fn free_group(&self, undo: &Undo) {
+        if let (Some((group, vpc)), Market::OnDemand) = (&self.group, self.market) {
+            let occupied = Occupied { run: &self.run, group, vpc, instance: &self.id };
+            self.groups.free(&self.clients, &occupied, undo).await;
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Aws {
     reporter: Reporter,
     /// Shared by all bakes of this process.
     poll: Arc<Poll>,
-    groups: Groups,
+    groups: Arc<Groups>,
 }
 
 impl Aws {
@@ -79,7 +79,7 @@ impl Aws {
     pub async fn connect(account: &Account, mirror: Option<Mirror>, reporter: Reporter) -> Result<Self> {
         let clients = Clients::connect(account).await?;
         let poll = Arc::new(Poll::new(&clients));
-        Ok(Self { clients, mirror, reporter, poll, groups: Groups::default() })
+        Ok(Self { clients, mirror, reporter, poll, groups: Arc::default() })
     }
 
     /// What bakes left behind in this region, by its tags alone: of one run, or everything that is past its time.

@@ -36,6 +36,7 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("ec2:GetConsoleOutput", OWN_RESOURCES),
     ("ec2:ModifyImageAttribute", OWN_RESOURCES),
     ("ec2:RunInstances", "Launch"),
+    ("ec2:ModifyInstanceAttribute", "Regroup"),
     ("ec2:StopInstances", OWN_RESOURCES),
     ("ec2:TerminateInstances", OWN_RESOURCES),
     ("iam:GetInstanceProfile", "Profile"),
@@ -213,7 +214,7 @@ fn launch(scope: &Scope, spot: bool) -> Vec<Statement> {
 }
 
 fn make(scope: &Scope) -> Vec<Statement> {
-    let (group, image) = (&operations("Group"), &operations("Image"));
+    let (group, image, regroup) = (&operations("Group"), &operations("Image"), &operations("Regroup"));
     let creating =
         json!({ "StringEquals": { "ec2:CreateAction": ["CreateImage", "CreateSecurityGroup", "RunInstances"] } });
     let unfinished = json!({ "ForAllValues:StringEquals": { "aws:TagKeys": [EXPIRES] }, "StringLike": {
@@ -225,6 +226,9 @@ fn make(scope: &Scope) -> Vec<Statement> {
         allow("ImageOf", image, ec2(scope, &["instance"]), Some(ours())),
         allow("TagWhatIsMade", &["ec2:CreateTags"], ec2(scope, &KINDS), Some(creating)),
         allow("Finish", &operations("Finish"), ec2(scope, &["image", "snapshot"]), Some(unfinished)),
+        // A stopped machine leaves its temporary group for the VPC's default one, so that it can be deleted.
+        allow("Regroup", regroup, ec2(scope, &["instance"]), Some(ours())),
+        allow("RegroupInto", regroup, ec2(scope, &["security-group"]), None),
     ]
 }
 
