@@ -422,7 +422,7 @@ mod tests {
         let policy = baker(&scope(), &[&recipe(EVERYTHING)]);
         for statement in policy.statement {
             let wide = statement.resource.iter().any(|arn| arn.ends_with("/*") && !arn.contains("s3"));
-            let launches_from = ["LaunchFrom", "GroupIn"].contains(&statement.sid.as_str());
+            let launches_from = ["LaunchFrom", "GroupIn", "RegroupInto"].contains(&statement.sid.as_str());
             assert!(!wide || launches_from || statement.condition.is_some(), "{statement:?}");
         }
     }

@@ -166,13 +166,4 @@ mod tests {
         let text = String::from_utf8_lossy(TEMPLATE).replace("Buildkite stack v6.71.1\"", "Buildkite stack\"");
         assert_eq!(Template::parse(text.as_bytes()).unwrap().version(), None);
     }
-
-    #[test]
-    #[ignore = "reads a file of the developer's: AMIBAKE_TEST_TEMPLATE"]
-    fn a_whole_template() {
-        let text = std::fs::read(std::env::var("AMIBAKE_TEST_TEMPLATE").unwrap()).unwrap();
-        let template = Template::parse(&text).unwrap();
-        template.image(&stack("latest", StackVariant::Linux), "us-east-1", Arch::Amd64).unwrap();
-        assert!(template.version().is_some());
-    }
 }
