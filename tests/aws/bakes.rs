@@ -1,6 +1,8 @@
 //! What a bake makes, and what it costs.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -24,7 +26,7 @@ fn a_bake_makes_an_image_and_leaves_nothing_else() {
     assert_eq!(images.len(), 1, "{images:?}");
     assert_eq!(images[0]["id"], id);
     // What the instance really held is in it, and what was only there for the bake is not.
-    let files = std::path::Path::new(images[0]["files"].as_str().unwrap());
+    let files = Path::new(images[0]["files"].as_str().unwrap());
     let by = std::fs::read_to_string(files.join("etc/baked-by")).unwrap();
     assert!(by.starts_with("0\nv"), "{by}");
     assert!(files.join("usr/local/bin/buildctl").exists());
@@ -178,4 +180,29 @@ fn the_printed_policy_allows_every_call_that_is_made_and_little_else() {
     assert!(made.len() > 15, "{made:?}");
     let forbidden: Vec<&String> = made.iter().filter(|call| !allowed.contains(call.as_str())).collect();
     assert_eq!(forbidden, Vec::<&String>::new());
+}
+
+#[test]
+#[ignore = "needs the test cloud"]
+fn the_shipped_agent_is_baked_on_the_stacks_image() {
+    let cloud = Cloud::start(0.0);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    cloud.recipe("agent", &std::fs::read_to_string(root.join("recipes/agent.toml")).unwrap());
+    // The recipe of its peer lies beside it.
+    cloud.recipe("builder", &std::fs::read_to_string(root.join("recipes/builder.toml")).unwrap());
+    let assets = Command::new("cp").arg("-r").arg(root.join("assets")).arg(cloud.path()).status().unwrap();
+    assert!(assets.success());
+    let profile = "machine.aws.instance_profile=amibake";
+    let json = cloud.done(&["build", "agent", "--json", "--set", profile]);
+    baked(&json);
+    let images = cloud.images();
+    assert_eq!(images[0]["tags"]["amibake:elastic-ci-stack"], "v6.71.1");
+    let files = Path::new(images[0]["files"].as_str().unwrap());
+    assert!(files.join("usr/local/bin/buildctl").exists() && !files.join("usr/local/bin/buildkitd").exists());
+    // Every check of the stack ran, and none was skipped but those that need the builder.
+    let manifest = std::fs::read_dir(cloud.path().join("dist")).unwrap().flatten().next().unwrap().path();
+    let manifest: Value = serde_json::from_slice(&std::fs::read(manifest.join("manifest.json")).unwrap()).unwrap();
+    let checks = manifest["checks"].as_array().unwrap();
+    let stack = checks.iter().filter(|check| check["name"].as_str().unwrap().starts_with("stack: "));
+    assert_eq!(stack.map(|check| check["result"].as_str().unwrap()).collect::<Vec<_>>(), ["passed"; 5]);
 }

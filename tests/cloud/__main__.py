@@ -17,6 +17,7 @@ from .commands import Commands
 from .machines import ACCOUNT, Machines
 from .roots import Roots
 from .rules import Rules
+from .stack import TEMPLATE, decorate
 from .wire import Call, Failure
 
 LATEST = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-"
@@ -122,6 +123,9 @@ class Cloud:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) if environ.get(
             "HTTP_TRANSFER_ENCODING") != "chunked" else environ["wsgi.input"].read()
         path = environ["PATH_INFO"]
+        if path.startswith("/buildkite-aws-stack/") and path.endswith("/aws-stack.yml"):
+            start("200 OK", [("Content-Type", "binary/octet-stream"), ("Content-Length", str(len(TEMPLATE)))])
+            return [TEMPLATE]
         if path.startswith("/_cloud/"):
             text = json.dumps(self.control(path[8:], body)).encode()
             start("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(text)))])
@@ -171,6 +175,8 @@ def furnish(cloud):
                    image_type="machine", description=name, state="available", image_location=f"amazon/{name}")
         backend.amis[image] = made
         cloud.machines.v2.add(image)
+    decorate(cloud.roots.folder / "stack")
+    cloud.roots.layers["ami-0a00000000000b023"] = [cloud.roots.folder / "stack"]
     gateway = backend.create_internet_gateway()
     vpc = next(vpc for vpc in backend.vpcs.values() if vpc.is_default == "true" or vpc.is_default is True)
     backend.attach_internet_gateway(gateway.id, vpc.id)
