@@ -128,6 +128,7 @@ fn plan(base: &Path, artifact: &Artifact) -> Plan {
             memory_bytes: 1024 * MIB,
             disk_bytes: 6 << 30,
             timeout: Duration::from_secs(3600),
+            start_timeout: Duration::from_secs(600),
             image_timeout: Duration::from_secs(600),
         },
         aws: None,

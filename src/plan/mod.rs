@@ -173,6 +173,7 @@ fn machine(recipe: &Recipe, base: &BaseImage) -> Result<MachinePlan> {
         memory_bytes: size("memory", &spec.memory)?,
         disk_bytes,
         timeout: duration("timeout", &spec.timeout)?,
+        start_timeout: duration("start_timeout", &spec.start_timeout)?,
         image_timeout: duration("image_timeout", &spec.image_timeout)?,
     })
 }

@@ -208,6 +208,9 @@ pub struct MachinePlan {
     /// The whole bake's deadline, without the making of the image.
     #[serde(serialize_with = "seconds", rename = "timeout_seconds")]
     pub timeout: Duration,
+    /// How long a machine may take from its launch until it takes scripts.
+    #[serde(serialize_with = "seconds", rename = "start_timeout_seconds")]
+    pub start_timeout: Duration,
     /// How long the making of the image may take.
     #[serde(serialize_with = "seconds", rename = "image_timeout_seconds")]
     pub image_timeout: Duration,

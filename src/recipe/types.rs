@@ -185,6 +185,9 @@ pub struct MachineSpec {
     /// The whole bake's deadline, without the making of the image: `90m`.
     #[schemars(with = "format::Timeout")]
     pub timeout: String,
+    /// How long a machine may take from its launch until it takes scripts: `10m`.
+    #[schemars(with = "format::Timeout")]
+    pub start_timeout: String,
     /// How long the making of the image may take: `60m`.
     #[schemars(with = "format::Timeout")]
     pub image_timeout: String,
@@ -199,6 +202,7 @@ impl Default for MachineSpec {
             memory: "2GiB".to_owned(),
             disk: None,
             timeout: "90m".to_owned(),
+            start_timeout: "10m".to_owned(),
             image_timeout: "60m".to_owned(),
             aws: AwsMachine::default(),
         }

@@ -93,10 +93,16 @@ impl Cloud {
 
     /// `amibake` in the project, with the cloud's credentials and the stand-in release.
     pub fn amibake(&self, arguments: &[&str]) -> Command {
+        let mut command = self.amibake_without_lock(arguments);
+        command.args(["--lock", &setting("AMIBAKE_TEST_LOCK")]);
+        command
+    }
+
+    /// The same with the project's own lock, or one that is yet to be named.
+    pub fn amibake_without_lock(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_amibake"));
         command
             .args(arguments)
-            .args(["--lock", &setting("AMIBAKE_TEST_LOCK")])
             .current_dir(self.path())
             .env("AMIBAKE_RELEASE_MIRROR", &self.mirror_url)
             .env("AMIBAKE_STACK_TEMPLATES", format!("{}/buildkite-aws-stack", self.endpoint))
@@ -162,6 +168,17 @@ impl Cloud {
         self.control("faults", Some(rules));
     }
 
+    /// Makes a bucket.
+    pub fn bucket(&self, name: &str) {
+        self.control("buckets", Some(&Value::from(name)));
+    }
+
+    /// Keys of the objects in a bucket.
+    pub fn objects(&self, bucket: &str) -> Vec<String> {
+        let keys = self.state()["objects"][bucket].as_array().cloned().unwrap_or_default();
+        keys.iter().map(|key| key.as_str().unwrap().to_owned()).collect()
+    }
+
     /// Whether a call hangs by a rule.
     pub fn hanging(&self) -> bool {
         self.state()["hanging"].as_u64() > Some(0)
@@ -191,6 +208,22 @@ impl Cloud {
 
     pub fn runs(&self) -> PathBuf {
         self.path().join(".amibake/runs")
+    }
+}
+
+/// An http server for a folder, ended with what is returned.
+pub fn served(folder: &str) -> (Server, String) {
+    let (server, address) = serve(folder);
+    (Server(server), address)
+}
+
+/// A child process that ends with its owner.
+pub struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

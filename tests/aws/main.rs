@@ -6,3 +6,4 @@ mod bakes;
 mod cloud;
 mod faults;
 mod kills;
+mod options;

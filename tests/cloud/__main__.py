@@ -77,6 +77,13 @@ class Cloud:
 
         s3_backends[ACCOUNT]["aws"].put_object(bucket, key, text.encode())
 
+    @staticmethod
+    def objects():
+        """Keys by bucket."""
+        from moto.s3 import s3_backends
+
+        return {name: list(bucket.keys.keys()) for name, bucket in s3_backends[ACCOUNT]["aws"].buckets.items()}
+
     def ask(self, call):
         """moto's answer to a call of EC2's."""
         body = urllib.parse.urlencode({**call.params, "Action": call.operation, "Version": "2016-11-15"}).encode()
@@ -113,9 +120,14 @@ class Cloud:
         if path == "calls":
             return self.calls
         if path == "state":
-            return {**self.machines.everything(), "hanging": self.rules.hanging}
+            return {**self.machines.everything(), "hanging": self.rules.hanging, "objects": self.objects()}
         if path == "faults":
             self.rules.replace(json.loads(body))
+            return None
+        if path == "buckets":
+            from moto.s3 import s3_backends
+
+            s3_backends[ACCOUNT]["aws"].create_bucket(json.loads(body), "us-east-1")
             return None
         raise KeyError(path)
 
@@ -133,7 +145,8 @@ class Cloud:
         call = Call.of(environ, body)
         if call.service == "ec2":
             self.asker = environ
-        record = {"time": time.monotonic(), "service": call.service, "operation": call.operation, "error": None}
+        record = {"time": time.monotonic(), "service": call.service, "operation": call.operation, "error": None,
+                  "parameters": sorted(call.params)}
         self.calls.append(record)
         lost = False
         try:

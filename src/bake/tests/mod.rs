@@ -75,6 +75,7 @@ fn plan(recipe: &str) -> Plan {
             memory_bytes: 2 << 30,
             disk_bytes: 10 << 30,
             timeout: Duration::from_secs(5400),
+            start_timeout: Duration::from_secs(600),
             image_timeout: Duration::from_secs(600),
         },
         aws: None,

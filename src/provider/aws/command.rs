@@ -25,6 +25,7 @@ use super::error::AwsError;
 use crate::bake::RunId;
 use crate::bake::wait::{self, Probe, Schedule};
 use crate::error::{Context as _, Error, Result};
+use crate::plan::sh;
 use crate::provider::ScriptEnd;
 use crate::release::Sha256;
 use crate::report::clean;
@@ -362,7 +363,7 @@ fn wrap(name: &str, script: &str, payload: &str, parts: usize, environment: &[(&
     let mut variables = ENVIRONMENT.to_owned();
     for (key, value) in environment {
         // Inside of one more pair of quotes.
-        variables.push_str(&format!(" {key}={}", word(value).replace('\'', r"'\''")));
+        variables.push_str(&format!(" {key}={}", sh(value).replace('\'', r"'\''")));
     }
     // The payload last: nothing of it is taken for a place to fill in.
     RUN.replace("@name@", name)
@@ -373,11 +374,6 @@ fn wrap(name: &str, script: &str, payload: &str, parts: usize, environment: &[(&
         .replace("@most_failure@", &MOST_FAILURE.to_string())
         .replace("@bucket@", if bucket { "1" } else { "0" })
         .replace("@payload@", payload)
-}
-
-/// One word of a POSIX shell, whatever is in it.
-pub(super) fn word(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn pack(bytes: &[u8]) -> std::io::Result<String> {

@@ -12,11 +12,11 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Aws;
 use super::client::Clients;
-use super::command::{Channel, tail, word};
+use super::command::{Channel, tail};
 use super::error::AwsError;
 use crate::bake::Undo;
 use crate::error::{Context as _, Error, Exit, Result};
-use crate::plan::Plan;
+use crate::plan::{Plan, sh};
 use crate::provider::{Launch, Resource, ScriptEnd, Source};
 use crate::release::Sha256;
 
@@ -97,7 +97,7 @@ impl Delivery {
     pub(super) async fn fetch(&self, clients: &Clients, channel: &std::sync::Arc<Channel>) -> Result<()> {
         let address = self.address(clients).await?;
         let script = SCRIPT
-            .replace("@target@", &word(TARGET))
+            .replace("@target@", &sh(TARGET))
             .replace("@size@", &self.size.to_string())
             .replace("@sha256@", &self.sha256.to_string())
             .replace("@address@", &address);
@@ -114,7 +114,7 @@ impl Delivery {
         let error = Error::new(exit, message).with_detail(tail(&said));
         Err(match &self.from {
             From::Address(_) if exit == Exit::Failed => error.with_hint(
-                "its subnet needs a way there; without one, name a bucket that it reaches with `delivery_bucket`",
+                "its subnet needs a way there; without one, name a bucket that it reaches with `bucket` in `[delivery]`",
             ),
             _ => error,
         })

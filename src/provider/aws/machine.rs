@@ -25,8 +25,6 @@ use crate::error::{Error, Exit, Result};
 use crate::plan::{AwsPlan, Image, Plan};
 use crate::provider::{Destination, Launch, Machine, Reach, ScriptEnd, Source};
 
-/// How long the agent may take to come online: half a minute is usual, and some bases install or update things first.
-const ONLINE: Duration = Duration::from_secs(600);
 /// How long a stop may take: systemd gives a unit that hangs 90 s, EC2 a system that does not obey four minutes.
 const STOP: Duration = Duration::from_secs(600);
 /// How often a machine that something else is waited for is looked at.
@@ -149,9 +147,15 @@ impl AwsMachine {
             Some(status) => Ok(Probe::NotYet(format!("its agent is {}", status.as_str()))),
             None => Ok(Probe::NotYet("its agent has not reported to Systems Manager".to_owned())),
         };
-        let wait = self.poll.agents.until("the machine's start", &self.id, ONLINE, &self.cancel, judge);
+        let wait = self.poll.agents.until(
+            "the machine's start",
+            &self.id,
+            self.plan.machine.start_timeout,
+            &self.cancel,
+            judge,
+        );
         match self.while_alive(wait).await {
-            Err(error) if error.exit() == Exit::Failed && started.elapsed() >= ONLINE => {
+            Err(error) if error.exit() == Exit::Failed && started.elapsed() >= self.plan.machine.start_timeout => {
                 Err(diagnose::silent(&self.clients, &self.id, &self.aws, error).await)
             }
             result => result,
@@ -160,7 +164,11 @@ impl AwsMachine {
 
     /// Waits until it has booted again, since the boot called `before`.
     async fn booted_since(&self, before: &str) -> Result<()> {
-        let schedule = Schedule { first: Duration::from_secs(1), most: Duration::from_secs(5), deadline: ONLINE };
+        let schedule = Schedule {
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(5),
+            deadline: self.plan.machine.start_timeout,
+        };
         wait::until("the machine's restart", schedule, &self.cancel, || async {
             Ok(match tokio::time::timeout(ANSWER, self.channel.output(BOOT_ID)).await {
                 Ok(Ok(boot)) if boot != before => Probe::Ready(()),

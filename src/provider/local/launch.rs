@@ -9,7 +9,7 @@ use base64::Engine as _;
 
 use super::disk;
 use super::files::Files;
-use super::host::{self, Accelerator};
+use super::host;
 use super::machine::LocalMachine;
 use super::monitor::Monitor;
 use super::network;
@@ -70,12 +70,7 @@ pub(super) async fn launch(order: Launch<'_>, undo: &Undo) -> Result<LocalMachin
         },
     };
     let ssh = Arc::new(Ssh::new(port, key, files.known_hosts()));
-    Ok(LocalMachine::new(&order, slow(accelerator), files, process, monitor, ssh))
-}
-
-/// Whether the guest runs many times slower than the host.
-fn slow(accelerator: Accelerator) -> bool {
-    accelerator == Accelerator::Tcg
+    Ok(LocalMachine::new(&order, files, process, monitor, ssh))
 }
 
 /// In a file and not on the command line, which every user of this host can read.

@@ -12,18 +12,13 @@ use super::launch::ARTIFACT_DEVICE;
 use super::monitor::{Monitor, Trouble};
 use super::network;
 use super::process::Process;
-use super::ssh::{Ssh, quoted};
+use super::ssh::Ssh;
 use crate::bake::wait::{self, Probe, Schedule};
 use crate::bake::{Reporter, Undo};
 use crate::error::{Error, Result};
-use crate::plan::{BaseImage, Image, ImagePlan};
+use crate::plan::{BaseImage, Image, ImagePlan, sh};
 use crate::provider::{Destination, Launch, Machine, Reach, ScriptEnd, Source};
 
-/// How long a start may take. A minimal Debian answers 12 s after its launch under TCG on two idle cores, a cloud image
-/// with cloud-init in about a minute; other machines may share the cores.
-const START: Duration = Duration::from_secs(600);
-/// The same where the guest runs at the host's speed.
-const QUICK_START: Duration = Duration::from_secs(180);
 /// How long a power-off may take: systemd gives a unit that hangs 90 s.
 const STOP: Duration = Duration::from_secs(180);
 /// After this the power button is pressed too: the order may not have arrived.
@@ -55,14 +50,7 @@ pub(super) struct LocalMachine {
 }
 
 impl LocalMachine {
-    pub(super) fn new(
-        order: &Launch<'_>,
-        slow: bool,
-        files: Files,
-        process: Process,
-        monitor: Monitor,
-        ssh: Arc<Ssh>,
-    ) -> Self {
+    pub(super) fn new(order: &Launch<'_>, files: Files, process: Process, monitor: Monitor, ssh: Arc<Ssh>) -> Self {
         let (artifact_size, member) = match order.source {
             Source::Base(artifact) => (Some(artifact.size()), None),
             Source::Image(_, network) => (None, network::link(&network).map(|_| network.member)),
@@ -73,7 +61,7 @@ impl LocalMachine {
             reporter: order.reporter.clone(),
             files,
             cancel: order.cancel.clone(),
-            start: if slow { START } else { QUICK_START },
+            start: order.plan.machine.start_timeout,
             process,
             monitor,
             ssh,
@@ -268,12 +256,12 @@ impl Machine for LocalMachine {
         Reach {
             command: format!(
                 "ssh -F none -o IdentitiesOnly=yes -o {} -o {} -p {} root@127.0.0.1",
-                quoted(&ssh_option("IdentityFile", &self.files.key())),
-                quoted(&ssh_option("UserKnownHostsFile", &self.files.known_hosts())),
+                sh(&ssh_option("IdentityFile", &self.files.key())),
+                sh(&ssh_option("UserKnownHostsFile", &self.files.known_hosts())),
                 self.ssh.port()
             ),
             address: self.member.map(network::address),
-            end: format!("kill {}; rm -rf {}", self.process.pid, quoted(&self.files.dir.display().to_string())),
+            end: format!("kill {}; rm -rf {}", self.process.pid, sh(&self.files.dir.display().to_string())),
         }
     }
 }

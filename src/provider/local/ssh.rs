@@ -16,6 +16,7 @@ use russh::{Channel, ChannelMsg};
 use tokio::task::JoinHandle;
 
 use crate::error::{Context as _, Error, Result};
+use crate::plan::sh;
 use crate::provider::ScriptEnd;
 
 /// How long a server may take to say who it is: a quarter of the time the guest has been waited for, within these.
@@ -226,9 +227,9 @@ impl Ssh {
         let name = self.scripts.fetch_add(1, Ordering::Relaxed).to_string();
         let mut variables = ENVIRONMENT.to_owned();
         for (key, value) in environment {
-            variables.push_str(&format!(" {key}={}", quoted(value)));
+            variables.push_str(&format!(" {key}={}", sh(value)));
         }
-        let command = format!("exec env -i {variables} bash -c {} amibake {name} {}", quoted(RECEIVE), script.len());
+        let command = format!("exec env -i {variables} bash -c {} amibake {name} {}", sh(RECEIVE), script.len());
         let broken = || "the channel to the machine broke".to_owned();
         let mut channel = self.channel().await?;
         let stop = StopOnDrop { ssh: self.clone(), name: Some(name) };
@@ -272,7 +273,7 @@ impl Ssh {
     async fn stop(self: Arc<Self>, name: String) {
         let stop = async {
             let mut channel = self.channel().await?;
-            let command = format!("exec bash -c {} amibake {name}", quoted(STOP));
+            let command = format!("exec bash -c {} amibake {name}", sh(STOP));
             channel.exec(true, command).await.or_host(String::new)?;
             follow(&mut channel, &mut |_| {}).await;
             Ok::<_, Error>(())
@@ -335,11 +336,6 @@ fn preferred() -> russh::Preferred {
     }
 }
 
-/// One word of a POSIX shell, whatever is in it.
-pub(super) fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 /// The client's side of a connection.
 struct Guest {
     pinned: Arc<OnceLock<PublicKey>>,
@@ -361,14 +357,6 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
-
-    #[test]
-    fn a_word_stays_a_word() {
-        for text in ["", "plain", "it's", "a b", "$(x)`y`\n\"\\"] {
-            let output = Command::new("sh").args(["-c", &format!("printf %s {}", quoted(text))]).output().unwrap();
-            assert_eq!(output.stdout, text.as_bytes());
-        }
-    }
 
     #[test]
     fn the_private_key_is_its_owners_alone_and_openssh_can_read_it() {
