@@ -201,7 +201,8 @@ async fn provider(settings: &Settings, planning: &Planning, general: Reporter) -
         ProviderKind::Aws => {
             let account = aws::Account { region: planning.region.clone(), profile: planning.profile.clone() };
             let mirror = planning.release_mirror.clone();
-            Box::new(Aws::connect(&account, mirror, general).await?)
+            let aws = Aws::connect(&account, mirror, general).await?;
+            Box::new(aws.remembering(settings.cache.join("aws-waits.json")))
         }
     })
 }

@@ -152,9 +152,11 @@ async fn available(machine: &AwsMachine, id: &str) -> Result<Ami> {
         },
     };
     let deadline = machine.plan.machine.image_timeout;
+    // How long it takes depends on what was written.
+    let kind = machine.poll.kind(&format!("image of {}", machine.plan.recipe));
     tokio::select! {
         biased;
-        ami = machine.poll.images.until("making the image", id, deadline, &machine.cancel, judge) => ami,
+        ami = machine.poll.images.until("making the image", id, deadline, &kind, &machine.cancel, judge) => ami,
         never = show_progress(machine) => match never {},
     }
 }

@@ -142,6 +142,7 @@ impl AwsMachine {
     /// Waits until its agent is online.
     async fn online(&self) -> Result<()> {
         let started = Instant::now();
+        let kind = self.poll.kind(&format!("start of {}", self.plan.recipe));
         let judge = |status| match status {
             Some(PingStatus::Online) => Ok(Probe::Ready(())),
             Some(status) => Ok(Probe::NotYet(format!("its agent is {}", status.as_str()))),
@@ -151,6 +152,7 @@ impl AwsMachine {
             "the machine's start",
             &self.id,
             self.plan.machine.start_timeout,
+            &kind,
             &self.cancel,
             judge,
         );
@@ -231,7 +233,8 @@ impl Machine for AwsMachine {
                 (_, None) => Ok(Probe::NotYet("EC2 does not find it".to_owned())),
             }
         };
-        self.poll.instances.until("the machine's stop", &self.id, STOP, &self.cancel, judge).await
+        let kind = self.poll.kind("stop");
+        self.poll.instances.until("the machine's stop", &self.id, STOP, &kind, &self.cancel, judge).await
     }
 
     async fn restart(&mut self) -> Result<()> {

@@ -5,10 +5,10 @@
 //! finds images of ours, `preflight` looks at everything that would fail later (`network` at the way to Systems Manager).
 //! A bake: `launch` starts the instance (`shape` decides what is asked for, `group` what may reach it), `machine` uses it
 //! (`command` runs scripts, `deliver` brings the tarball, `diagnose` says why it does not answer), `image` captures,
-//! `removal` removes; `poll` asks for the states of all instances and images of this process in one call.
+//! `removal` removes; `poll` asks for the states of all instances and images of this process in one call, `pace` says when.
 //! `policy` is the least that any of it must be allowed; `gc` finds leftovers by tag alone. No type of an SDK leaves here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -34,6 +34,7 @@ mod image;
 mod launch;
 mod machine;
 mod network;
+mod pace;
 pub mod policy;
 mod poll;
 mod preflight;
@@ -48,6 +49,7 @@ mod testing;
 use client::Clients;
 pub use gc::Found;
 use group::Groups;
+use pace::Pace;
 use poll::Poll;
 
 /// Which account and region.
@@ -78,8 +80,16 @@ impl Aws {
     /// Exit 4 when no region is configured.
     pub async fn connect(account: &Account, mirror: Option<Mirror>, reporter: Reporter) -> Result<Self> {
         let clients = Clients::connect(account).await?;
-        let poll = Arc::new(Poll::new(&clients));
+        let poll = Arc::new(Poll::new(&clients, Pace::default()));
         Ok(Self { clients, mirror, reporter, poll, groups: Arc::default() })
+    }
+
+    /// Remembers how long waits take in the file at `path`, and looks when a look is worth its call.
+    #[must_use]
+    pub fn remembering(mut self, path: PathBuf) -> Self {
+        // Nobody waits yet.
+        self.poll = Arc::new(Poll::new(&self.clients, Pace::at(path)));
+        self
     }
 
     /// What bakes left behind in this region, by its tags alone: of one run, or everything that is past its time.

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Clients;
 use super::error::AwsError;
+use super::pace::Pace;
 use crate::bake::wait::{self, Probe, Schedule};
 use crate::error::Result;
 
-/// The first look after the one at once.
-const SHORTEST: Duration = Duration::from_millis(300);
-/// From 50 s on.
-const LONGEST: Duration = Duration::from_secs(5);
 /// For so long after it was made, what is not found is only not yet known everywhere ("eventual consistency" in EC2's
 /// API reference, which suggests retries over a few minutes; in practice it is seconds).
 pub(super) const SETTLES: Duration = Duration::from_secs(60);
@@ -36,17 +32,33 @@ pub(super) struct Poll {
     pub(super) agents: Batch<Agents>,
     /// AMIs.
     pub(super) images: Batch<Images>,
+    /// When to look.
+    pace: Pace,
+    region: String,
 }
 
 impl Poll {
     /// Of the region of `clients`.
-    pub(super) fn new(clients: &Clients) -> Self {
+    pub(super) fn new(clients: &Clients, pace: Pace) -> Self {
         Self {
             instances: Batch::new(Instances(clients.ec2.clone())),
             agents: Batch::new(Agents(clients.ssm.clone())),
             images: Batch::new(Images(clients.ec2.clone())),
+            pace,
+            region: clients.region.clone(),
         }
     }
+
+    /// A wait of a kind, as this region has them.
+    pub(super) fn kind(&self, kind: &str) -> Kind<'_> {
+        Kind { pace: &self.pace, name: format!("{} {kind}", self.region) }
+    }
+}
+
+/// What a wait learns from, and for.
+pub(super) struct Kind<'p> {
+    pace: &'p Pace,
+    name: String,
 }
 
 /// Answers for many ids at once.
@@ -148,7 +160,7 @@ impl<S: Source> Batch<S> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at `id` until `judge` is satisfied: at once, then after a tenth of the time that has passed, 0.3 to 5 s.
+    /// Looks at `id` until `judge` is satisfied, when a look is worth it for a wait of this `kind`.
     ///
     /// # Errors
     /// What `judge` says; exit 1 after `deadline`; exit 4 when the call fails; interrupted.
@@ -157,24 +169,30 @@ impl<S: Source> Batch<S> {
         what: &str,
         id: &str,
         deadline: Duration,
+        kind: &Kind<'_>,
         cancel: &CancellationToken,
         judge: impl Fn(Option<S::State>) -> Result<Probe<T>> + Send + Sync,
     ) -> Result<T> {
-        let (started, looked) = (Instant::now(), AtomicBool::new(false));
+        let (started, rhythm) = (Instant::now(), kind.pace.rhythm(&kind.name));
+        // How often it was looked, and when nothing was ready yet.
+        let looked: Mutex<(u32, Option<Duration>)> = Mutex::default();
+        let seen = || looked.lock().unwrap_or_else(PoisonError::into_inner);
         let probe = async || {
-            let pause = if looked.swap(true, Ordering::Relaxed) { pause(started.elapsed()) } else { Duration::ZERO };
-            let state = self.look(id, Instant::now() + pause).await;
-            judge(state.map_err(|error| error.because(format!("cannot ask for the state of {id}")))?)
+            let due = Instant::now() + rhythm.pause(started.elapsed(), seen().0);
+            let state = self.look(id, due).await;
+            let at = started.elapsed();
+            let judged = judge(state.map_err(|error| error.because(format!("cannot ask for the state of {id}")))?)?;
+            let mut seen = seen();
+            match &judged {
+                Probe::Ready(_) => kind.pace.remember(&kind.name, seen.1, at),
+                Probe::NotYet(_) => *seen = (seen.0 + 1, Some(at)),
+            }
+            Ok(judged)
         };
         // The pause is in the probe, where all pause together.
         let schedule = Schedule { first: Duration::ZERO, most: Duration::ZERO, deadline };
         wait::until(what, schedule, cancel, probe).await
     }
-}
-
-/// How long to wait before the next look, after having waited for so long.
-fn pause(waited: Duration) -> Duration {
-    (waited / 10).clamp(SHORTEST, LONGEST)
 }
 
 /// EC2 instances.
@@ -255,6 +273,7 @@ fn by_id<T>(all: impl IntoIterator<Item = T>, id: impl Fn(&T) -> Option<&str>) -
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::error::Error;
@@ -341,8 +360,10 @@ mod tests {
         let (fake, batch) = batch();
         let cancel = CancellationToken::new();
         let started = Instant::now();
+        let pace = Pace::default();
+        let kind = Kind { pace: &pace, name: "it".to_owned() };
         let wait = || {
-            batch.until("it", "i-1", Duration::from_secs(600), &cancel, |state| {
+            batch.until("it", "i-1", Duration::from_secs(600), &kind, &cancel, |state| {
                 let waited = started.elapsed().as_secs();
                 assert!(state.is_some());
                 Ok::<_, Error>(if waited >= 60 { Probe::Ready(waited) } else { Probe::NotYet("not yet".into()) })
@@ -352,11 +373,5 @@ mod tests {
         assert!(waits.into_iter().all(|waited| waited.unwrap() <= 66));
         let calls = fake.calls.lock().unwrap().len();
         assert!((15..=30).contains(&calls), "{calls}");
-    }
-
-    #[test]
-    fn pauses_grow_with_the_wait() {
-        let pauses = [0, 1, 3, 10, 50, 3600].map(|seconds| pause(Duration::from_secs(seconds)).as_millis());
-        assert_eq!(pauses, [300, 300, 300, 1000, 5000, 5000]);
     }
 }
