@@ -51,7 +51,10 @@ impl ImageLock {
         let context = || format!("cannot lock {}", path.display());
         loop {
             let mut options = OpenOptions::new();
-            let mut file = options.read(true).write(true).create(true).truncate(false).open(path).or_host(context)?;
+            let opened = options.read(true).write(true).create(true).truncate(false).open(path).or_host(context);
+            let mut file = opened.map_err(|error| {
+                error.with_hint("the folder of finished images must be writable; `--dist` names another")
+            })?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -32,6 +32,9 @@ pub(crate) fn list(settings: &Settings, json: bool) -> Result<Exit> {
     if json {
         report::print_json(&json!({ "bases": bases }));
     } else {
+        if bases.is_empty() && !settings.talk.quiet {
+            report::say("note: there are none yet: `amibake base create` makes one");
+        }
         for base in &bases {
             report::print(&format!("{}  {}  {}", base.name, report::human_bytes(base.disk_bytes), base.path.display()));
         }

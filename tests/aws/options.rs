@@ -217,3 +217,29 @@ fn sigterm_cleans_up_as_an_interruption_does() {
     assert!(cloud.operations().contains(&"CancelCommand".to_owned()));
     assert_eq!((cloud.images(), cloud.leftovers()), (Vec::new(), Vec::new()));
 }
+
+#[test]
+#[ignore = "needs the test cloud"]
+fn credentials_that_expire_while_a_bake_runs_are_renewed() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let cloud = Cloud::start(0.05);
+    // Each time, credentials under another name, good for long enough to be taken and no longer than the bake.
+    let program = cloud.path().join("credentials");
+    let asked = cloud.path().join("asked");
+    let text = format!(
+        "#!/bin/bash\necho >>{asked}\nprintf '{{\"Version\":1,\"AccessKeyId\":\"KEY%s\",\"SecretAccessKey\":\"x\",\"Expiration\":\"%s\"}}' \
+         \"$(wc -l <{asked})\" \"$(date -u -d '+13 seconds' +%Y-%m-%dT%H:%M:%SZ)\"\n",
+        asked = asked.display()
+    );
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = cloud.path().join("config");
+    std::fs::write(&config, format!("[default]\ncredential_process = {}\n", program.display())).unwrap();
+    let mut command = cloud.amibake(&["build", "tiny"]);
+    let command = command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let output = command.env("AWS_CONFIG_FILE", config).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let asked = std::fs::read_to_string(asked).unwrap().lines().count();
+    assert!(asked >= 2, "{asked}");
+    assert_eq!(cloud.leftovers(), [] as [&str; 0]);
+}

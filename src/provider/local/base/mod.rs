@@ -88,8 +88,12 @@ async fn resolve_own(settings: &Settings, arch: Arch) -> Result<BaseImage> {
     let newest =
         list(&settings.cache_dir)?.into_iter().filter(|entry| entry.arch == arch).max_by_key(|entry| entry.made);
     let entry = newest.ok_or_else(|| {
-        Error::host(format!("there is no base disk for {arch} yet"))
-            .with_hint("make one with `amibake base create`, or name a cloud image with `--base PATH|URL`")
+        let error = Error::host(format!("there is no base disk for {arch} yet"));
+        if Arch::host() == Some(arch) && arch == Arch::Amd64 {
+            error.with_hint("make one with `amibake base create`, or name a cloud image with `--base PATH|URL`")
+        } else {
+            error.with_hint(format!("name an {arch} cloud image with `--base PATH|URL`: `base create` makes none here"))
+        }
     })?;
     let disk = inspect(&entry.path)?;
     let found = identity::digests(&folder(&settings.cache_dir), &entry.path, None, &settings.reporter).await?;
