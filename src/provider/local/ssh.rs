@@ -39,7 +39,7 @@ const ENVIRONMENT: &str = "HOME=/root USER=root LOGNAME=root SHELL=/bin/bash LAN
 /// Takes a script on standard input and becomes it. `$1` is its name, `$2` its size in bytes: one that came only in
 /// part (a broken connection looks like the end of the input) is not run. It is a file that has lost its name when it
 /// runs, so that its own standard input is empty and nothing of it stays. `/run` is memory: none of it gets into an
-/// image.
+/// image. For a POSIX shell: Debian's starts in a fifth of bash's time, which is 0.2 s on an emulated processor.
 const RECEIVE: &str = r#"umask 077
 mkdir -p /run/amibake && cd /run/amibake && echo $$ >"$1.pid" && cat >"$1" || exit 126
 exec 3<"$1"
@@ -229,7 +229,7 @@ impl Ssh {
         for (key, value) in environment {
             variables.push_str(&format!(" {key}={}", sh(value)));
         }
-        let command = format!("exec env -i {variables} bash -c {} amibake {name} {}", sh(RECEIVE), script.len());
+        let command = format!("exec env -i {variables} sh -c {} amibake {name} {}", sh(RECEIVE), script.len());
         let broken = || "the channel to the machine broke".to_owned();
         let mut channel = self.channel().await?;
         let stop = StopOnDrop { ssh: self.clone(), name: Some(name) };
@@ -377,11 +377,11 @@ mod tests {
     fn the_guests_scripts_pass_shellcheck() {
         let command = Key::generate().unwrap().authorized();
         let forced = command.strip_prefix("command=\"").unwrap().split("\" ssh-").next().unwrap().replace("\\\"", "\"");
-        for script in [RECEIVE, STOP, &forced] {
+        for (shell, script) in [("sh", RECEIVE), ("bash", STOP), ("bash", &forced)] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("script");
             std::fs::write(&path, script).unwrap();
-            let output = Command::new("shellcheck").arg("--shell=bash").arg(&path).output();
+            let output = Command::new("shellcheck").arg(format!("--shell={shell}")).arg(&path).output();
             let output = output.expect("this program, which `scripts/setup test` installs");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         }
