@@ -85,6 +85,15 @@ enum Command {
         amibake gc --run 20261124t145112-3fa9c1     all of one run, whatever its time\n\n\
         Never a finished image, never anything without the tag amibake:run. Exit status 5 if something is left.")]
     Gc(GcArgs),
+    /// Find out why a job does not reach its builder, and say what to do
+    #[command(
+        after_help = "Examples:\n  amibake doctor                                  on an agent, in a job: BUILDKIT_HOST is set\n  \
+        amibake doctor --host tcp://10.0.1.7:1234\n  amibake doctor --host tcp://builder.internal:1234 --tlsdir ~/buildkit\n  \
+        amibake doctor --from-log job.log\n\n\
+        Looks in the order in which a connection is made, and stops at the first cause. Exit status 0 if all is well,\n\
+        1 if not."
+    )]
+    Doctor(commands::doctor::DoctorArgs),
     /// Print what is pasted elsewhere
     Render {
         #[command(subcommand)]
@@ -466,6 +475,7 @@ impl Command {
             Command::Validate(args) => args.json,
             Command::Fetch(args) => args.json,
             Command::Gc(args) => args.json,
+            Command::Doctor(args) => args.json,
             Command::Base { command: BaseCommand::Create(args) } => args.json,
             Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
             Command::Render { .. } | Command::Schema | Command::Completions { .. } => false,
@@ -481,6 +491,7 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Verify(args) => commands::verify::run(settings, &args),
         Command::Fetch(args) => commands::fetch::run(settings, &args),
         Command::Gc(args) => commands::gc::run(settings, &args),
+        Command::Doctor(args) => commands::doctor::run(settings, &args),
         Command::Render { command: RenderCommand::IamPolicy(args) } => commands::render::iam_policy(settings, &args),
         Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
         Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),

@@ -1,0 +1,147 @@
+//! `amibake doctor`.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::cli::Settings;
+use crate::doctor::{self, Check, Client, Finding, Options, Verdict};
+use crate::error::{Context as _, Error, Exit, Result};
+use crate::release::Lock;
+use crate::report;
+
+/// A log that is longer is read from its end.
+const LOG_BYTES: u64 = 64 << 20;
+/// How long `buildctl --version` may take.
+const ANSWERS: Duration = Duration::from_secs(10);
+
+/// `amibake doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The daemon, as buildctl is told it
+    #[arg(long, value_name = "URL", env = "BUILDKIT_HOST")]
+    host: Option<String>,
+    /// Folder with ca.pem, cert.pem and key.pem, as buildctl's --tlsdir
+    #[arg(long, value_name = "DIR")]
+    tlsdir: Option<PathBuf>,
+    /// Name in the daemon's certificate, where it is not the one in the address
+    #[arg(long, value_name = "NAME", requires = "tlsdir")]
+    tls_server_name: Option<String>,
+    /// Read the log of a failed job instead; - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tlsdir", "tls_server_name"])]
+    from_log: Option<PathBuf>,
+    /// As one JSON object on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn run(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
+    match &args.from_log {
+        Some(path) => from_log(path, args.json),
+        None => live(settings, args),
+    }
+}
+
+fn from_log(path: &Path, json: bool) -> Result<Exit> {
+    let findings = doctor::read_log(&tail(path)?);
+    if json {
+        report::print_json(&json!({ "healthy": findings.is_empty(), "findings": findings }));
+    } else if findings.is_empty() {
+        report::print("no fault that is known is in this log");
+        report::say("hint: run `amibake doctor` where the job runs: it looks at the connection itself");
+    } else {
+        report::print(findings.iter().map(shown).collect::<Vec<_>>().join("\n\n").as_str());
+    }
+    Ok(if findings.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+fn shown(finding: &Finding) -> String {
+    let Finding { line, said, cause, hint, .. } = finding;
+    format!("✗ line {line}: {said}\n  {cause}\n  hint: {hint}")
+}
+
+/// The end of a log.
+fn tail(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Seek as _;
+    let mut log = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin()
+            .lock()
+            .take(LOG_BYTES)
+            .read_to_end(&mut log)
+            .or_usage(|| "cannot read standard input".into())?;
+        return Ok(log);
+    }
+    let context = || format!("cannot read the log {}", path.display());
+    let mut file = std::fs::File::open(path).or_usage(context)?;
+    let length = file.metadata().or_usage(context)?.len();
+    file.seek(std::io::SeekFrom::Start(length.saturating_sub(LOG_BYTES))).or_usage(context)?;
+    file.take(LOG_BYTES).read_to_end(&mut log).or_usage(context)?;
+    Ok(log)
+}
+
+fn live(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
+    let locked = if settings.lock.exists() { Some(Lock::load(&settings.lock)?.version.to_string()) } else { None };
+    let checks = super::block_on(async {
+        let options = Options {
+            host: args.host.clone(),
+            client: Client { dir: args.tlsdir.clone(), server_name: args.tls_server_name.clone() },
+            buildctl: buildctl().await,
+            locked,
+            // Where builds of the stack's agents lie, if this is one, and where their scratch files go.
+            folders: ["/var/lib/buildkite-agent", "/var/tmp"]
+                .map(PathBuf::from)
+                .into_iter()
+                .filter(|path| path.exists())
+                .collect(),
+            free,
+        };
+        Ok::<_, Error>(doctor::examine(&options, Timestamp::now()).await)
+    })?;
+    let healthy = checks.iter().all(|check| check.verdict != Verdict::Wrong);
+    if args.json {
+        report::print_json(&json!({ "healthy": healthy, "checks": checks }));
+    } else {
+        report::print(&table(&checks));
+    }
+    Ok(if healthy { Exit::Done } else { Exit::Failed })
+}
+
+fn table(checks: &[Check]) -> String {
+    let width = checks.iter().map(|check| check.check.len()).max().unwrap_or(0);
+    let line = |check: &Check| {
+        let mark = match check.verdict {
+            Verdict::Fine => '✓',
+            Verdict::Warning => '!',
+            Verdict::Wrong => '✗',
+            Verdict::Skipped => '-',
+        };
+        let mut line = format!("{mark} {:width$}  {}", check.check, report::clean(&check.found));
+        if let Some(hint) = &check.hint {
+            line.push_str(&format!("\n  {:width$}  hint: {hint}", ""));
+        }
+        line
+    };
+    checks.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The version of this machine's buildctl.
+async fn buildctl() -> Option<String> {
+    let mut command = tokio::process::Command::new("buildctl");
+    command.arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(ANSWERS, command.output()).await.ok()?.ok()?;
+    // `buildctl github.com/moby/buildkit v0.13.2 <commit>`
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().find(|word| word.starts_with('v') && word.contains('.')).map(str::to_owned)
+}
+
+/// Free and all bytes of the file system that `folder` is on.
+fn free(folder: &Path) -> Option<(u64, u64)> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    Some((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}

@@ -1,0 +1,68 @@
+//! `amibake doctor`: what stands between a job and its builder. Looks in the order in which a connection is made, stops
+//! guessing at the first cause, and says what to do.
+//!
+//! `known` and `address` are pure. `wire` finds out what listens at a port and speaks to it; `live` is the list of checks;
+//! `log` reads a failed job's log instead.
+
+mod address;
+mod known;
+mod live;
+mod log;
+mod wire;
+
+use serde::Serialize;
+
+pub use live::{Client, Options, examine};
+pub use log::{Finding, read_log};
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Fine,
+    /// It works; somebody should know.
+    Warning,
+    /// This is a cause.
+    Wrong,
+    /// It was not looked at.
+    Skipped,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at: stable, for programs.
+    pub check: &'static str,
+    /// Whether it is as it should be.
+    pub verdict: Verdict,
+    /// A short stable word for what is wrong; empty where nothing is.
+    pub fault: &'static str,
+    /// What was found: a lower-case fragment.
+    pub found: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Check {
+    fn new(check: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
+        Self { check, verdict, fault: "", found: found.into(), hint: None }
+    }
+
+    fn fine(check: &'static str, found: impl Into<String>) -> Self {
+        Self::new(check, Verdict::Fine, found)
+    }
+
+    fn skipped(check: &'static str, why: impl Into<String>) -> Self {
+        Self::new(check, Verdict::Skipped, why)
+    }
+
+    fn warning(check: &'static str, fault: &'static str, found: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { fault, hint: Some(hint.into()), ..Self::new(check, Verdict::Warning, found) }
+    }
+
+    fn wrong(check: &'static str, fault: &'static str, found: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { fault, hint: Some(hint.into()), ..Self::new(check, Verdict::Wrong, found) }
+    }
+}
