@@ -1,5 +1,7 @@
 //! `amibake doctor` against faults that are really there: a stand-in daemon, listeners that are none, TLS of every kind.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
