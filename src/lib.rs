@@ -9,11 +9,13 @@
 //! - [`plan`]: pure: recipe + lock + facts → [`plan::Plan`] and its fingerprint.
 //! - [`provider`]: who supplies machines; `local` (QEMU) behind the traits.
 //! - [`bake`]: the executor: plan × machine → image; undo stack, journal, events, the one wait loop.
+//! - [`catalog`]: pure: what exists, what is in use, what may go.
 //! - [`doctor`]: what stands between a job and its builder.
 //! - [`report`]: events → what a person, a pipe or a program reads.
 //! - [`error`]: exit status, hints, one renderer.
 
 pub mod bake;
+pub mod catalog;
 pub mod cli;
 pub mod commands;
 pub mod doctor;
