@@ -82,7 +82,7 @@ class Cloud:
         """Keys by bucket."""
         from moto.s3 import s3_backends
 
-        return {name: list(bucket.keys.keys()) for name, bucket in s3_backends[ACCOUNT]["aws"].buckets.items()}
+        return {name: list(bucket.keys.keys()) for name, bucket in list(s3_backends[ACCOUNT]["aws"].buckets.items())}
 
     def ask(self, call):
         """moto's answer to a call of EC2's."""

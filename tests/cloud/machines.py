@@ -64,7 +64,7 @@ class Machines:
                 if before != shape:
                     raise Failure("IdempotentParameterMismatch", "the token was used with other parameters")
                 return answer
-            if not any(image.id == form["ImageId"] for image in self.backend.amis.values()):
+            if not form["ImageId"] in self.backend.amis:
                 raise Failure("InvalidAMIID.NotFound", f"The image id '[{form['ImageId']}]' does not exist")
             profile = form.get("IamInstanceProfile.Name")
             if profile and profile not in self.profiles():
@@ -146,7 +146,7 @@ class Machines:
         form = dict(call.params)
         name, instance = form["Name"], form["InstanceId"]
         with self.lock:
-            if any(image.name == name and image.owner_id == ACCOUNT for image in self.backend.amis.values()):
+            if any(image.name == name and image.owner_id == ACCOUNT for image in list(self.backend.amis.values())):
                 raise Failure("InvalidAMIName.Duplicate", f"AMI name {name} is already in use by AMI")
             if self.state(instance, self.backend.get_instance(instance).state) not in ("running", "stopped"):
                 raise Failure("IncorrectInstanceState", "the instance is neither running nor stopped")
@@ -205,7 +205,7 @@ class Machines:
         return answer
 
     def everything(self):
-        """What exists, for a test to look at."""
+        """What exists, for a test to look at; calls go on meanwhile, so moto's tables are copied before they are read."""
         backend = self.backend
         tags = lambda thing: {tag["key"]: tag["value"] for tag in thing.get_tags()}
         public = lambda image: image.owner_id != ACCOUNT
@@ -214,7 +214,7 @@ class Machines:
                            "files": str(self.roots.folder / i.id / "upper")} for i in backend.all_instances()],
             "images": [{"id": i.id, "name": i.name, "public": public(i), "tags": tags(i), "mapping": self.mappings.get(i.id),
                         "imds_v2": i.id in self.v2, "files": str(self.roots.folder / i.id)}
-                       for i in backend.amis.values() if not public(i)],
+                       for i in list(backend.amis.values()) if not public(i)],
             "snapshots": [{"id": s.id, "tags": tags(s)} for s in backend.describe_snapshots() if s.owner_id == ACCOUNT
                           and "amibake" in str(tags(s))],
             "volumes": [{"id": v.id, "status": v.status, "tags": tags(v)} for v in backend.describe_volumes()],
