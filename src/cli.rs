@@ -85,6 +85,24 @@ enum Command {
         amibake gc --run 20261124t145112-3fa9c1     all of one run, whatever its time\n\n\
         Never a finished image, never anything without the tag amibake:run. Exit status 5 if something is left.")]
     Gc(GcArgs),
+    /// List the images that were baked: what they cost, who uses them, which channel they are promoted to
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  amibake images\n  \
+        amibake images --region us-east-1,eu-central-1 --recipe builder\n  amibake images --unused --older-than 30d --json\n  \
+        amibake images show ami-0123456789abcdef0\n\n\
+        Sizes are what EC2 says a snapshot's blocks are, or its volume's size, which is more. Snapshots share blocks: what\n\
+        they cost is less."
+    )]
+    Images(commands::images::ImagesArgs),
+    /// Remove old images that nobody uses, with their snapshots
+    #[command(after_help = "Examples:\n  amibake prune                          what would go\n  \
+        amibake prune --keep-last 2 --yes      remove it\n  amibake prune --older-than 90d --recipe agent\n\n\
+        Never one that is promoted or was promoted before, is used by an instance, a launch template (in any version), a\n\
+        launch configuration or a parameter, is protected, bears the tag amibake:keep, is not finished, or is younger than\n\
+        a day. An image and its copies go together: name all their regions. A rule of the Recycle Bin keeps what it is for.\n\
+        Exit status 5 if something could not be removed.")]
+    Prune(commands::prune::PruneArgs),
     /// Find out why a job does not reach its builder, and say what to do
     #[command(
         after_help = "Examples:\n  amibake doctor                                  on an agent, in a job: BUILDKIT_HOST is set\n  \
@@ -403,7 +421,7 @@ fn default_cache(variable: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> 
 
 /// `path` from the root on, without `..`: what a run makes is only removed from a path that says plainly where it is. What
 /// exists of it is resolved by the system, since `..` behind a link is not what its letters say.
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     let cannot = || format!("cannot resolve {}", path.display());
     let path = std::path::absolute(path).or_usage(cannot)?;
     let here = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
@@ -476,6 +494,8 @@ impl Command {
             Command::Fetch(args) => args.json,
             Command::Gc(args) => args.json,
             Command::Doctor(args) => args.json,
+            Command::Images(args) => args.which.json,
+            Command::Prune(args) => args.which.json,
             Command::Base { command: BaseCommand::Create(args) } => args.json,
             Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
             Command::Render { .. } | Command::Schema | Command::Completions { .. } => false,
@@ -492,6 +512,8 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Fetch(args) => commands::fetch::run(settings, &args),
         Command::Gc(args) => commands::gc::run(settings, &args),
         Command::Doctor(args) => commands::doctor::run(settings, &args),
+        Command::Images(args) => commands::images::run(settings, &args),
+        Command::Prune(args) => commands::prune::run(settings, &args),
         Command::Render { command: RenderCommand::IamPolicy(args) } => commands::render::iam_policy(settings, &args),
         Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
         Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),

@@ -180,6 +180,22 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Re
     }
 }
 
+/// An error and its causes on one line, each said once.
+#[must_use]
+pub fn in_a_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        let words = current.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = current.source();
+    }
+    text
+}
+
 /// The failure as it is printed on stderr: `error:`, the detail, `caused by:` lines, a `hint:` for each line of
 /// the hint; ends with a newline.
 #[must_use]

@@ -59,16 +59,5 @@ fn table(found: &[Found]) -> String {
         [one.kind.to_string(), one.id.clone(), one.state.clone(), one.run.clone(), recipe, expires]
     });
     let heading = ["WHAT", "ID", "STATE", "RUN", "RECIPE", "EXPIRED"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
-    let mut text = String::new();
-    for row in &rows {
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-            let gap = if column == 0 { "" } else { "  " };
-            text.push_str(&format!("{gap}{cell:<width$}"));
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
+    report::table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }

@@ -481,7 +481,7 @@ async fn shake(
     let shaken = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream);
     match tokio::time::timeout(PATIENCE, shaken).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(wire::on_a_line(&error)),
+        Ok(Err(error)) => Err(crate::error::in_a_line(&error)),
         Err(_elapsed) => Err("the handshake takes too long".to_owned()),
     }
 }

@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::error::in_a_line;
+
 /// How long a connection, and each answer on it, may take. buildctl gives up after 5 s as well ("dial" in its client).
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -190,37 +192,22 @@ pub(super) async fn ask(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'st
     });
     // The name is for nobody: the connection is there.
     let endpoint = Endpoint::from_static("http://buildkitd").timeout(PATIENCE);
-    let channel = endpoint.connect_with_connector(connect).await.map_err(|error| on_a_line(&error))?;
+    let channel = endpoint.connect_with_connector(connect).await.map_err(|error| in_a_line(&error))?;
     let mut client = ControlClient::<Channel>::new(channel);
     let version = match client.info(InfoRequest {}).await {
         Ok(info) => info.into_inner().buildkit_version.map(|version| version.version).unwrap_or_default(),
         // Before v0.11 there was no such call.
         Err(status) if status.code() == tonic::Code::Unimplemented => String::new(),
-        Err(status) => return Err(on_a_line(&status)),
+        Err(status) => return Err(in_a_line(&status)),
     };
     let workers = client.list_workers(ListWorkersRequest { filter: Vec::new() }).await;
-    let workers = workers.map_err(|status| on_a_line(&status))?.into_inner().record;
+    let workers = workers.map_err(|status| in_a_line(&status))?.into_inner().record;
     let platform = |platform: bollard_buildkit_proto::pb::Platform| {
         let variant = if platform.variant.is_empty() { String::new() } else { format!("/{}", platform.variant) };
         format!("{}/{}{variant}", platform.os, platform.architecture)
     };
     let workers = workers.into_iter().map(|worker| worker.platforms.into_iter().map(platform).collect()).collect();
     Ok(Daemon { version, workers })
-}
-
-/// An error and its causes, each once.
-pub(super) fn on_a_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(current) = cause {
-        let words = current.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = current.source();
-    }
-    text
 }
 
 /// The beginning of an answer, fit for a terminal.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::bake::{Reporter, RunId, Undo};
+use crate::catalog::Entry;
 use crate::error::Result;
 use crate::plan::{BaseImage, Image, Plan};
 use crate::recipe::{ProviderKind, Recipe};
@@ -215,6 +216,26 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// When it is still there afterwards.
     async fn remove(&self, resource: &Resource) -> Result<()>;
+}
+
+/// Knows the images that were baked, and removes them.
+#[async_trait]
+pub trait Catalog: Send + Sync {
+    /// Where its images are; none on this machine.
+    fn region(&self) -> Option<&str>;
+
+    /// Every image of ours, in no order.
+    ///
+    /// # Errors
+    /// Exit 4 when it cannot be read whole.
+    async fn images(&self) -> Result<Vec<Entry>>;
+
+    /// Removes an image for good. One that is gone already is removed; one that somebody began to use since it was listed
+    /// is not.
+    ///
+    /// # Errors
+    /// When it is still there afterwards.
+    async fn delete(&self, entry: &Entry) -> Result<()>;
 }
 
 /// How a script on a machine ended.

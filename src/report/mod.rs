@@ -7,6 +7,7 @@ mod clean;
 mod log;
 mod manifest;
 mod plain;
+mod table;
 mod terminal;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -18,6 +19,7 @@ pub use log::FileLog;
 pub(crate) use manifest::milliseconds;
 pub use manifest::{CheckRecord, MANIFEST, Manifest, StepRecord, Times};
 pub use plain::Plain;
+pub use table::table;
 pub use terminal::Terminal;
 
 use crate::bake::Sink;

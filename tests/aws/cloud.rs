@@ -173,6 +173,31 @@ impl Cloud {
         self.control("buckets", Some(&Value::from(name)));
     }
 
+    /// Makes images as bakes leave them; their ids.
+    pub fn seed(&self, wanted: &Value) -> Vec<String> {
+        let made = self.control("seed", Some(wanted));
+        made.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// No page of an answer has more entries.
+    pub fn pages(&self, most: u32) {
+        self.control("pages", Some(&Value::from(most)));
+    }
+
+    /// What a line of Python says with boto3: `client` is the service's in the region.
+    pub fn boto(&self, service: &str, region: &str, line: &str) -> Value {
+        let script = format!(
+            "import boto3,json\nclient=boto3.client({service:?},region_name={region:?},endpoint_url={:?})\n\
+             print(json.dumps({line},default=str))",
+            self.endpoint
+        );
+        let mut python = Command::new(setting("AMIBAKE_TEST_CLOUD_PYTHON"));
+        let python = python.args(["-c", &script]).env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        let output = python.env_remove("AWS_PROFILE").stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     /// Keys of the objects in a bucket.
     pub fn objects(&self, bucket: &str) -> Vec<String> {
         let keys = self.state()["objects"][bucket].as_array().cloned().unwrap_or_default();

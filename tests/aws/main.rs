@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bakes;
+mod catalog;
 mod cloud;
 mod faults;
 mod kills;

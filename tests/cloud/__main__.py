@@ -15,13 +15,16 @@ import urllib.parse
 
 from .commands import Commands
 from .machines import ACCOUNT, Machines
+from .pages import paged
 from .roots import Roots
 from .rules import Rules
+from .seed import seed
 from .stack import TEMPLATE, decorate
 from .wire import Call, Failure
 
 LATEST = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-"
 PARAMETERS = {LATEST + "x86_64": "ami-0a00000000000a023", LATEST + "arm64": "ami-0a00000000000a024"}
+HOME = "us-east-1"
 ROLE = "/ssm/managed-instance/default-ec2-instance-management-role"
 EC2 = {
     "RunInstances": "run_instances", "DescribeInstances": "describe_instances", "DescribeImages": "describe_images",
@@ -43,32 +46,66 @@ class Cloud:
         self.machines.ended = self.commands.ended
         self.calls = []
         self.scale = scale
+        # Entries on a page at most; none for as many as are asked for.
+        self.most = None
         # A request of EC2's: what is asked of moto on the side is asked in its name.
         self.asker = {}
         self.ssm = {
-            "DescribeInstanceInformation": self.agents, "SendCommand": self.commands.send,
-            "GetCommandInvocation": self.commands.invocation, "CancelCommand": self.commands.cancel,
-            "GetServiceSetting": self.setting, "GetParameter": self.parameter, "GetParameters": self.parameters,
+            "DescribeInstanceInformation": self.agents, "SendCommand": lambda call: self.commands.send(call.params),
+            "GetCommandInvocation": lambda call: self.commands.invocation(call.params),
+            "CancelCommand": lambda call: self.commands.cancel(call.params), "GetServiceSetting": self.setting,
+            "GetParameter": self.parameter, "GetParameters": self.parameters, "DescribeParameters": self.describe_parameters,
         }
 
-    def agents(self, params):
+    def agents(self, call):
+        params = call.params
         wanted = next((f["Values"] for f in params.get("Filters", []) if f["Key"] == "InstanceIds"), self.machines.born)
         return {"InstanceInformationList": [
             {"InstanceId": name, "PingStatus": "Online", "AgentVersion": "3.3.2299.0", "PlatformType": "Linux"}
             for name in wanted if self.machines.online(name)]}
 
-    def parameter(self, params):
-        if params["Name"] not in PARAMETERS:
+    @staticmethod
+    def stored(call, name):
+        """A parameter: a public one, or one that was put."""
+        from moto.ssm import ssm_backends
+
+        if name in PARAMETERS:
+            return {"Name": name, "Type": "String", "Value": PARAMETERS[name], "DataType": "aws:ec2:image", "Version": 1}
+        found = ssm_backends[ACCOUNT][call.region].get_parameter(name)
+        return found and {"Name": name, "Type": found.parameter_type, "Value": found.value, "DataType": found.data_type,
+                          "Version": found.version}
+
+    def parameter(self, call):
+        found = self.stored(call, call.params["Name"])
+        if not found:
             raise Failure("ParameterNotFound", "")
-        return {"Parameter": {"Name": params["Name"], "Type": "String", "Value": PARAMETERS[params["Name"]]}}
+        return {"Parameter": found}
 
-    def parameters(self, params):
-        there = [name for name in params["Names"] if name in PARAMETERS]
-        return {"Parameters": [self.parameter({"Name": name})["Parameter"] for name in there],
-                "InvalidParameters": [name for name in params["Names"] if name not in PARAMETERS]}
+    def parameters(self, call):
+        if len(call.params["Names"]) > 10:
+            raise Failure("ValidationException", "at most 10 names")
+        found = {name: self.stored(call, name) for name in call.params["Names"]}
+        return {"Parameters": [one for one in found.values() if one],
+                "InvalidParameters": [name for name, one in found.items() if not one]}
 
-    def setting(self, params):
-        if params["SettingId"] != ROLE:
+    def describe_parameters(self, call):
+        """By data type, which moto does not filter by."""
+        from moto.ssm import ssm_backends
+
+        filters = call.params.get("ParameterFilters", [])
+        if [one["Key"] for one in filters] != ["DataType"]:
+            raise Failure("InvalidFilterKey", "only DataType here")
+        backend = ssm_backends[ACCOUNT][call.region]
+        every = [backend.get_parameter(name) for name in list(backend._parameters)]
+        every = [one for one in every if one.data_type in filters[0]["Values"]]
+        size = min(call.params.get("MaxResults", 50), self.most or 50)
+        start = int(call.params.get("NextToken", 0))
+        answer = {"Parameters": [{"Name": one.name, "Type": one.parameter_type, "DataType": one.data_type, "Version": one.version}
+                                 for one in every[start:start + size]]}
+        return {**answer, "NextToken": str(start + size)} if start + size < len(every) else answer
+
+    def setting(self, call):
+        if call.params["SettingId"] != ROLE:
             raise Failure("ServiceSettingNotFound", "")
         return {"ServiceSetting": {"SettingId": ROLE, "SettingValue": "$None", "Status": "Default"}}
 
@@ -109,12 +146,16 @@ class Cloud:
 
     def answer(self, call, environ, body):
         if call.service == "ssm" and call.operation in self.ssm:
-            text = json.dumps(self.ssm[call.operation](call.params))
+            text = json.dumps(self.ssm[call.operation](call))
             return "200 OK", [("Content-Type", "application/x-amz-json-1.1")], text.encode()
-        if call.service == "ec2" and call.operation in EC2:
-            text = getattr(self.machines, EC2[call.operation])(call)
+        # Machines are in one region; in the others there are images, and what moto makes of them.
+        if call.service == "ec2" and call.operation in EC2 and call.region == HOME:
+            text = paged(call, getattr(self.machines, EC2[call.operation])(call), self.most)
             return "200 OK", [("Content-Type", "text/xml")], text.encode()
-        return self.pass_on({**environ, "wsgi.input": io.BytesIO(body)})
+        status, headers, answer = self.pass_on({**environ, "wsgi.input": io.BytesIO(body)})
+        if call.service == "ec2" and status.startswith("200"):
+            answer = paged(call, answer.decode(), self.most).encode()
+        return status, headers, answer
 
     def control(self, path, body):
         if path == "calls":
@@ -123,6 +164,11 @@ class Cloud:
             return {**self.machines.everything(), "hanging": self.rules.hanging, "objects": self.objects()}
         if path == "faults":
             self.rules.replace(json.loads(body))
+            return None
+        if path == "seed":
+            return seed(json.loads(body))
+        if path == "pages":
+            self.most = json.loads(body)
             return None
         if path == "buckets":
             from moto.s3 import s3_backends

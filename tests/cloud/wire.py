@@ -12,19 +12,21 @@ class Call:
     service: str
     operation: str
     params: dict
+    region: str = "us-east-1"
 
     @classmethod
     def of(cls, environ, body):
         """The call that a request makes. S3's operations are named by method and path."""
-        scope = re.search(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/aws4_request", environ.get("HTTP_AUTHORIZATION", ""))
+        scope = re.search(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request", environ.get("HTTP_AUTHORIZATION", ""))
+        region, service = scope.groups() if scope else ("us-east-1", "ec2")
         target = environ.get("HTTP_X_AMZ_TARGET")
         if target:
-            return cls("ssm", target.rsplit(".", 1)[1], json.loads(body or b"{}"))
+            return cls("ssm", target.rsplit(".", 1)[1], json.loads(body or b"{}"), region)
         form = {}
         if environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
             form = dict(urllib.parse.parse_qsl(body.decode(), keep_blank_values=True))
         if "Action" in form:
-            return cls(scope[1] if scope else "ec2", form["Action"], form)
+            return cls(service, form["Action"], form, region)
         return cls("s3", f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}", {})
 
 

@@ -28,6 +28,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct Clients {
     pub(super) region: String,
+    pub(super) autoscaling: aws_sdk_autoscaling::Client,
     pub(super) ec2: aws_sdk_ec2::Client,
     pub(super) ssm: aws_sdk_ssm::Client,
     pub(super) iam: aws_sdk_iam::Client,
@@ -68,6 +69,7 @@ impl Clients {
         let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(own_endpoint).build();
         Ok(Self {
             region,
+            autoscaling: aws_sdk_autoscaling::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
             ssm: aws_sdk_ssm::Client::new(&config),
             iam: aws_sdk_iam::Client::new(&config),

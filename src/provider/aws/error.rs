@@ -5,12 +5,6 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::error::{Error, Exit};
 
-/// An error and what caused it, for a line of a list.
-pub(super) fn in_a_line(error: &Error) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
-}
-
 /// A call that failed after every retry.
 #[derive(Debug)]
 pub(super) struct AwsError {

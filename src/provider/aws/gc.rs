@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalog::snapshots;
 use super::client::Clients;
-use super::error::{AwsError, in_a_line};
+use super::error::AwsError;
 use super::{removal, tags};
 use crate::bake::RunId;
 use crate::bake::wait::{self, Probe, Schedule};
-use crate::error::Result;
+use crate::error::{Result, in_a_line};
 use crate::provider::Resource;
 
 /// What a leftover is. In the order of removal: what lives first, what others hold on to last.

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Finding, Launch, Machine, Provider, Resource};
+use super::{Catalog, Finding, Launch, Machine, Provider, Resource};
 use crate::bake::{Reporter, RunId, Undo};
+use crate::catalog::Entry;
 use crate::error::Result;
 use crate::plan::{BaseImage, Image, Plan};
 use crate::recipe::Recipe;
@@ -31,6 +32,7 @@ mod error;
 mod gc;
 mod group;
 mod image;
+mod inventory;
 mod launch;
 mod machine;
 mod network;
@@ -103,6 +105,21 @@ impl Aws {
     /// Removes what [`Aws::left_behind`] found; of each that is still there, why.
     pub async fn clear(&self, found: &[Found]) -> Vec<(Found, String)> {
         gc::clear(&self.clients, found).await
+    }
+}
+
+#[async_trait]
+impl Catalog for Aws {
+    fn region(&self) -> Option<&str> {
+        Some(&self.clients.region)
+    }
+
+    async fn images(&self) -> Result<Vec<Entry>> {
+        inventory::list(&self.clients).await
+    }
+
+    async fn delete(&self, entry: &Entry) -> Result<()> {
+        inventory::delete(&self.clients, entry).await
     }
 }
 

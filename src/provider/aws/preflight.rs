@@ -11,10 +11,10 @@ use aws_sdk_ec2::types::{InstanceNetworkInterfaceSpecification, SecurityGroup, T
 
 use super::base::ec2_name;
 use super::client::Clients;
-use super::error::{AwsError, in_a_line};
+use super::error::AwsError;
 use super::network::{self, Candidate};
 use super::tags;
-use crate::error::Error;
+use crate::error::{Error, in_a_line};
 use crate::plan::{AwsPlan, Plan};
 use crate::provider::{Finding, Severity};
 use crate::recipe::MachineSpec;

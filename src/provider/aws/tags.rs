@@ -16,6 +16,12 @@ pub(super) const RECIPE: &str = "amibake:recipe";
 pub(super) const FINGERPRINT: &str = "amibake:fingerprint";
 /// When it is nobody's any more (RFC 3339, UTC). A finished image has none.
 pub(super) const EXPIRES: &str = "amibake:expires";
+/// When an image passed its boot checks on an instance of its own (RFC 3339, UTC).
+pub(super) const VERIFIED: &str = "amibake:verified";
+/// What an image is a copy of: `region/ami-…`.
+pub(super) const SOURCE: &str = "amibake:source";
+/// Whoever sets it keeps an image from `prune`; whatever its value.
+pub(super) const KEEP: &str = "amibake:keep";
 /// Version of the amibake that made an image.
 pub(super) const VERSION: &str = "amibake:version";
 

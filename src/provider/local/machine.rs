@@ -15,7 +15,7 @@ use super::process::Process;
 use super::ssh::Ssh;
 use crate::bake::wait::{self, Probe, Schedule};
 use crate::bake::{Reporter, Undo};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 use crate::plan::{BaseImage, Image, ImagePlan, sh};
 use crate::provider::{Destination, Launch, Machine, Reach, ScriptEnd, Source};
 
@@ -131,7 +131,7 @@ impl LocalMachine {
             match self.boot_id(before, started.elapsed()).await {
                 Ok(None) => Ok(Probe::Ready(())),
                 Ok(Some(reason)) => Ok(Probe::NotYet(reason)),
-                Err(error) => Ok(Probe::NotYet(one_line(&error))),
+                Err(error) => Ok(Probe::NotYet(in_a_line(&error))),
             }
         };
         let waited = self.while_alive(wait::until(what, schedule, &self.cancel, probe)).await;
@@ -161,17 +161,6 @@ impl LocalMachine {
 }
 
 const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id\n";
-
-/// An error and its causes.
-fn one_line(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(current) = cause {
-        text.push_str(&format!(": {current}"));
-        cause = current.source();
-    }
-    text
-}
 
 /// An option of OpenSSH's client with a path as its value: quoted as its configuration file has it (ssh_config(5)),
 /// where `%` begins a token.

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+pub use dist::Dist;
+
 use super::{Finding, Launch, Machine, Provider, Resource};
 use crate::bake::Undo;
 use crate::error::Result;
@@ -18,6 +20,7 @@ use crate::release::Arch;
 pub mod base;
 mod capture;
 mod disk;
+mod dist;
 mod files;
 pub mod host;
 mod images;
