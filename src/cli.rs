@@ -95,6 +95,21 @@ enum Command {
         they cost is less."
     )]
     Images(commands::images::ImagesArgs),
+    /// Tell launch templates and the Elastic CI Stack which image to use: write it into a channel's SSM parameter
+    #[command(
+        after_help = "Examples:\n  amibake promote builder                     its newest verified image, to /amibake/builder/<arch>/stable\n  \
+        amibake promote --pair                      builder and agent together, or not at all\n  \
+        amibake promote ami-0123456789abcdef0 --channel canary\n  \
+        amibake promote --pair --update-stack buildkite\n\n\
+        Refused: an image that was never seen to boot and pass its checks (`build --verify`, `verify`), and a pair with two\n\
+        BuildKit versions. What runs stays as it is: the Elastic CI Stack reads ImageIdParameter at a stack update only."
+    )]
+    Promote(commands::promote::PromoteArgs),
+    /// Return a channel to the image that it held before
+    #[command(after_help = "Examples:\n  amibake rollback builder\n  amibake rollback --pair --channel canary\n\n\
+        The one before is the newest other image of the parameter's history that still exists. A second rollback returns\n\
+        to where it was.")]
+    Rollback(commands::promote::RollbackArgs),
     /// Remove old images that nobody uses, with their snapshots
     #[command(after_help = "Examples:\n  amibake prune                          what would go\n  \
         amibake prune --keep-last 2 --yes      remove it\n  amibake prune --older-than 90d --recipe agent\n\n\
@@ -146,6 +161,7 @@ enum RenderCommand {
     #[command(after_help = "Examples:\n  \
         amibake render iam-policy --region eu-central-1 --account 123456789012 > baker.json\n  \
         amibake render iam-policy --instance > machine.json\n  \
+        amibake render iam-policy --catalog --stack buildkite > promoter.json\n  \
         aws iam create-policy --policy-name amibake --policy-document file://baker.json\n\n\
         The machine's role is one that ec2.amazonaws.com may assume; whoever bakes may change and remove only\n\
         what bears the tag amibake:run.")]
@@ -159,8 +175,14 @@ pub struct IamPolicyArgs {
     #[arg(value_name = "RECIPE")]
     pub recipes: Vec<String>,
     /// Of the machine that is baked on, instead of who bakes
-    #[arg(long)]
+    #[arg(long, conflicts_with = "catalog")]
     pub instance: bool,
+    /// Of who lists, removes and promotes images, instead of who bakes them
+    #[arg(long)]
+    pub catalog: bool,
+    /// With --catalog: the CloudFormation stack that `promote --update-stack` may update
+    #[arg(long, value_name = "NAME", requires = "catalog")]
+    pub stack: Option<String>,
     /// Hold it to a region [default: any]
     #[arg(long, value_name = "REGION")]
     pub region: Option<String>,
@@ -496,6 +518,8 @@ impl Command {
             Command::Doctor(args) => args.json,
             Command::Images(args) => args.which.json,
             Command::Prune(args) => args.which.json,
+            Command::Promote(args) => args.channel.json,
+            Command::Rollback(args) => args.channel.json,
             Command::Base { command: BaseCommand::Create(args) } => args.json,
             Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
             Command::Render { .. } | Command::Schema | Command::Completions { .. } => false,
@@ -514,6 +538,8 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Doctor(args) => commands::doctor::run(settings, &args),
         Command::Images(args) => commands::images::run(settings, &args),
         Command::Prune(args) => commands::prune::run(settings, &args),
+        Command::Promote(args) => commands::promote::promote(settings, &args),
+        Command::Rollback(args) => commands::promote::rollback(settings, &args),
         Command::Render { command: RenderCommand::IamPolicy(args) } => commands::render::iam_policy(settings, &args),
         Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
         Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),

@@ -19,7 +19,7 @@ use super::sweep::machine_ended;
 use super::undo::Mark;
 use super::verify::{self, Group};
 use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect};
-use crate::error::{Context as _, Error, Exit, Result};
+use crate::error::{Context as _, Error, Exit, Result, in_a_line};
 use crate::plan::{Image, Plan, Step};
 use crate::provider::{Destination, Finding, Launch, Machine, Provider, Resource, Severity, Source};
 use crate::release::Artifact;
@@ -350,6 +350,10 @@ impl Bake<'_> {
             }
         }
         if failures.is_empty() {
+            // The image is none the worse for it.
+            if let Err(error) = self.provider.vouch(image).await {
+                self.reporter.warn(in_a_line(&error));
+            }
             return Ok(());
         }
         Err(self.with_log(Error::failed("the image does not pass its checks when it boots").with_detail(failures)))

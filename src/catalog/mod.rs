@@ -1,6 +1,7 @@
 //! What we baked, what is in use, and what can go. PURE: entries in, choices out. Providers fill the entries
 //! ([`crate::provider::Catalog`]); nothing here asks or removes anything.
 
+mod promote;
 mod select;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 use crate::release::{Arch, Version};
 
+pub use promote::{before, check_channel, mismatch, newest, parameter, refusal};
 pub use select::{Choice, Filter, Policy, Why, choose};
 
 /// What snapshots cost: US dollars for a GiB and a month ("Amazon EBS pricing", standard tier in us-east-1, 2026).

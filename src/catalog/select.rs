@@ -160,19 +160,17 @@ fn reason(entry: &Entry, newest: bool, policy: &Policy, now: Timestamp) -> Optio
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
+pub(super) mod testing {
     use super::*;
-    use crate::catalog::{Base, Snapshot, Use};
+    use crate::catalog::{Base, Snapshot};
 
-    const NOW: i64 = 1_800_000_000;
+    pub(super) const NOW: i64 = 1_800_000_000;
 
-    fn at(seconds: i64) -> Timestamp {
+    pub(in crate::catalog) fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
     }
 
-    fn entry(number: usize, recipe: &str, days: i64) -> Entry {
+    pub(in crate::catalog) fn entry(number: usize, recipe: &str, days: i64) -> Entry {
         Entry {
             id: format!("ami-{number}"),
             name: format!("{recipe}-{number}"),
@@ -195,6 +193,15 @@ mod tests {
             uses: BTreeSet::new(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{NOW, at, entry};
+    use super::*;
+    use crate::catalog::Use;
 
     fn policy(keep_last: usize) -> Policy {
         Policy { keep_last, filter: Filter::default() }

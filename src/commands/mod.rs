@@ -10,6 +10,7 @@ pub(crate) mod images;
 pub(crate) mod info;
 pub(crate) mod plan;
 mod prepare;
+pub(crate) mod promote;
 pub(crate) mod prune;
 pub(crate) mod render;
 mod signals;

@@ -11,7 +11,11 @@ pub(crate) fn iam_policy(settings: &Settings, args: &IamPolicyArgs) -> Result<Ex
     let loaded = load(&settings.project, &names_or_all(settings, &args.recipes)?, &args.set)?;
     let recipes: Vec<&Recipe> = loaded.iter().map(|one| &one.loaded.recipe).collect();
     let scope = policy::Scope { region: args.region.clone(), account: args.account.clone(), role: args.role.clone() };
-    let policy = if args.instance { policy::instance(&scope, &recipes) } else { policy::baker(&scope, &recipes) };
+    let policy = match (args.instance, args.catalog) {
+        (true, _) => policy::instance(&scope, &recipes),
+        (_, true) => policy::keeper(&scope, args.stack.as_deref()),
+        _ => policy::baker(&scope, &recipes),
+    };
     report::print_json(&policy);
     Ok(Exit::Done)
 }

@@ -24,6 +24,12 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
         };
         let verified = bake::verify(&group, &*prepared.provider, &prepared.general(), &cancel).await?;
         let failed = verified.checks.iter().any(|check| check.result == "failed");
+        for (plan, image) in &group.members {
+            let mut checks = verified.checks.iter().filter(|check| check.recipe == plan.recipe);
+            if checks.all(|check| check.result != "failed") {
+                prepared.provider.vouch(image).await?;
+            }
+        }
         if args.planning.json {
             report::print_json(&verified);
         } else {

@@ -211,6 +211,14 @@ pub trait Provider: Send + Sync {
     /// Exit 4 when the machine does not start.
     async fn launch(&self, launch: Launch<'_>, undo: &Undo) -> Result<Box<dyn Machine>>;
 
+    /// Remembers, where others see it, that an image passed its boot checks on a machine of its own.
+    ///
+    /// # Errors
+    /// Exit 4 when that cannot be remembered.
+    async fn vouch(&self, _image: &Image) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes what [`Undo`] holds. Removing what is already gone is a success.
     ///
     /// # Errors

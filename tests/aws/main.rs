@@ -8,3 +8,4 @@ mod cloud;
 mod faults;
 mod kills;
 mod options;
+mod promote;

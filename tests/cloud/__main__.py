@@ -46,6 +46,8 @@ class Cloud:
         self.machines.ended = self.commands.ended
         self.calls = []
         self.scale = scale
+        # What the SSM parameters of a stack came to.
+        self.resolved = {}
         # Entries on a page at most; none for as many as are asked for.
         self.most = None
         # A request of EC2's: what is asked of moto on the side is asked in its name.
@@ -104,6 +106,25 @@ class Cloud:
                                  for one in every[start:start + size]]}
         return {**answer, "NextToken": str(start + size)} if start + size < len(every) else answer
 
+    def resolve_anew(self, call, name):
+        """Whether a stack's parameters that name SSM parameters come to other values than at its last update, as the
+        service asks and moto does not."""
+        from moto.cloudformation import cloudformation_backends
+
+        stacks = cloudformation_backends[ACCOUNT][call.region].stacks.values()
+        stack = next((stack for stack in stacks if stack.name == name), None)
+        if stack is None:
+            return False
+        declared = stack.template_dict.get("Parameters", {})
+        values = {key: (self.stored(call, stack.parameters[key]) or {}).get("Value") for key, one in declared.items()
+                  if one["Type"].startswith("AWS::SSM::Parameter::Value")}
+        before = self.resolved.get(stack.stack_id)
+        self.resolved[stack.stack_id] = values
+        if before is None or before == values:
+            return False
+        stack.status = "UPDATE_COMPLETE"
+        return True
+
     def setting(self, call):
         if call.params["SettingId"] != ROLE:
             raise Failure("ServiceSettingNotFound", "")
@@ -153,6 +174,11 @@ class Cloud:
             text = paged(call, getattr(self.machines, EC2[call.operation])(call), self.most)
             return "200 OK", [("Content-Type", "text/xml")], text.encode()
         status, headers, answer = self.pass_on({**environ, "wsgi.input": io.BytesIO(body)})
+        if call.service == "cloudformation" and call.operation in ("CreateStack", "UpdateStack"):
+            anew = self.resolve_anew(call, call.params["StackName"])
+            if anew and b"No updates are to be performed" in answer:
+                answer = b"<UpdateStackResponse><UpdateStackResult/></UpdateStackResponse>"
+                return "200 OK", [("Content-Type", "text/xml")], answer
         if call.service == "ec2" and status.startswith("200"):
             answer = paged(call, answer.decode(), self.most).encode()
         return status, headers, answer

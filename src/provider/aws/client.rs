@@ -29,6 +29,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub(super) struct Clients {
     pub(super) region: String,
     pub(super) autoscaling: aws_sdk_autoscaling::Client,
+    pub(super) cloudformation: aws_sdk_cloudformation::Client,
     pub(super) ec2: aws_sdk_ec2::Client,
     pub(super) ssm: aws_sdk_ssm::Client,
     pub(super) iam: aws_sdk_iam::Client,
@@ -70,6 +71,7 @@ impl Clients {
         Ok(Self {
             region,
             autoscaling: aws_sdk_autoscaling::Client::new(&config),
+            cloudformation: aws_sdk_cloudformation::Client::new(&config),
             ec2: aws_sdk_ec2::Client::new(&config),
             ssm: aws_sdk_ssm::Client::new(&config),
             iam: aws_sdk_iam::Client::new(&config),

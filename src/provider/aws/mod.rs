@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::{Catalog, Finding, Launch, Machine, Provider, Resource};
 use crate::bake::{Reporter, RunId, Undo};
@@ -24,6 +25,7 @@ use crate::release::{Arch, Mirror};
 
 mod base;
 mod catalog;
+mod channel;
 mod client;
 mod command;
 mod deliver;
@@ -44,6 +46,7 @@ mod removal;
 mod shape;
 mod shared;
 mod stack;
+mod stack_update;
 mod tags;
 #[cfg(test)]
 mod testing;
@@ -92,6 +95,46 @@ impl Aws {
         // Nobody waits yet.
         self.poll = Arc::new(Poll::new(&self.clients, Pace::at(path)));
         self
+    }
+
+    /// The id that a channel's parameter holds; none if there is no such parameter.
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub async fn channel(&self, parameter: &str) -> Result<Option<String>> {
+        channel::read(&self.clients, parameter).await
+    }
+
+    /// Every id that it held, oldest first.
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub async fn channel_history(&self, parameter: &str) -> Result<Vec<String>> {
+        channel::history(&self.clients, parameter).await
+    }
+
+    /// Gives it the id of an image.
+    ///
+    /// # Errors
+    /// Exit 4 when it cannot be written, or is not taken.
+    pub async fn set_channel(&self, parameter: &str, image: &str, recipe: &str) -> Result<()> {
+        channel::write(&self.clients, parameter, image, recipe).await
+    }
+
+    /// Puts back what it held before: an id, or nothing.
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub async fn put_back_channel(&self, parameter: &str, before: Option<&str>, recipe: &str) -> Result<()> {
+        channel::put_back(&self.clients, parameter, before, recipe).await
+    }
+
+    /// Updates a CloudFormation stack that reads a channel; whether there was anything to do.
+    ///
+    /// # Errors
+    /// Exit 4 when that is refused; exit 1 when it fails, with the reasons.
+    pub async fn update_stack(&self, name: &str, cancel: &CancellationToken) -> Result<bool> {
+        stack_update::update(&self.clients, name, cancel).await
     }
 
     /// What bakes left behind in this region, by its tags alone: of one run, or everything that is past its time.
@@ -143,6 +186,11 @@ impl Provider for Aws {
 
     async fn launch(&self, launch: Launch<'_>, undo: &Undo) -> Result<Box<dyn Machine>> {
         launch::launch(self, launch, undo).await
+    }
+
+    async fn vouch(&self, image: &Image) -> Result<()> {
+        let at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        channel::vouch(&self.clients, &image.location.display().to_string(), &at).await
     }
 
     async fn remove(&self, resource: &Resource) -> Result<()> {

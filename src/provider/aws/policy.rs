@@ -7,14 +7,20 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::tags::{EXPIRES, RUN};
+use super::inventory::CHANNELS;
+use super::tags::{EXPIRES, RUN, VERIFIED};
 use crate::recipe::Recipe;
 
-/// Every operation of AWS that amibake calls, as IAM spells it, and the statement of [`baker`] that allows it.
+/// Every operation of AWS that amibake calls, as IAM spells it, and the statement of [`baker`] or [`keeper`] that allows it.
 pub(super) const OPERATIONS: &[(&str, &str)] = &[
+    ("autoscaling:DescribeLaunchConfigurations", LOOK),
+    ("cloudformation:DescribeStackEvents", "Stack"),
+    ("cloudformation:DescribeStacks", "Stack"),
+    ("cloudformation:UpdateStack", "Stack"),
     ("ec2:AuthorizeSecurityGroupIngress", OWN_RESOURCES),
     ("ec2:CreateImage", "Image"),
     ("ec2:CreateSecurityGroup", "Group"),
+    ("ec2:CreateTags", "Vouch"),
     ("ec2:DeleteNetworkInterface", OWN_RESOURCES),
     ("ec2:DeleteSecurityGroup", OWN_RESOURCES),
     ("ec2:DeleteSnapshot", OWN_RESOURCES),
@@ -26,6 +32,8 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("ec2:DescribeInstanceTypeOfferings", WITHOUT_RESOURCES),
     ("ec2:DescribeInstanceTypes", WITHOUT_RESOURCES),
     ("ec2:DescribeInstances", WITHOUT_RESOURCES),
+    ("ec2:DescribeLaunchTemplateVersions", LOOK),
+    ("ec2:DescribeLaunchTemplates", LOOK),
     ("ec2:DescribeNetworkInterfaces", WITHOUT_RESOURCES),
     ("ec2:DescribeRouteTables", WITHOUT_RESOURCES),
     ("ec2:DescribeSecurityGroups", WITHOUT_RESOURCES),
@@ -45,10 +53,15 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("s3:GetObject", "Delivery"),
     ("s3:PutObject", "Delivery"),
     ("ssm:CancelCommand", WITHOUT_RESOURCES),
+    ("ssm:DeleteParameter", "Channels"),
     ("ssm:DescribeInstanceInformation", WITHOUT_RESOURCES),
     ("ssm:GetCommandInvocation", WITHOUT_RESOURCES),
+    ("ssm:DescribeParameters", LOOK),
     ("ssm:GetParameter", "Parameters"),
+    ("ssm:GetParameterHistory", "Channels"),
+    ("ssm:GetParameters", "References"),
     ("ssm:GetServiceSetting", "HostManagement"),
+    ("ssm:PutParameter", "Channels"),
     ("ssm:SendCommand", "Document"),
 ];
 
@@ -56,6 +69,8 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
 const WITHOUT_RESOURCES: &str = "WithoutResources";
 /// What changes or removes things that bear a run's tag.
 const OWN_RESOURCES: &str = "OwnResources";
+/// What tells who uses an image.
+const LOOK: &str = "Look";
 /// What a run makes.
 const KINDS: [&str; 6] = ["image", "instance", "network-interface", "security-group", "snapshot", "volume"];
 /// Where objects and logs are in buckets.
@@ -174,6 +189,11 @@ fn ours() -> Value {
     json!({ "StringLike": { format!("aws:ResourceTag/{RUN}"): "*" } })
 }
 
+/// Bears the tag of a run, and it is about no other tag than this one.
+fn only(tag: &str) -> Value {
+    json!({ "ForAllValues:StringEquals": { "aws:TagKeys": [tag] }, "StringLike": { format!("aws:ResourceTag/{RUN}"): "*" } })
+}
+
 /// Is given the tag of a run by the call that makes it.
 fn tagged() -> Value {
     json!({ "StringLike": { format!("aws:RequestTag/{RUN}"): "*" } })
@@ -217,14 +237,14 @@ fn make(scope: &Scope) -> Vec<Statement> {
     let (group, image, regroup) = (&operations("Group"), &operations("Image"), &operations("Regroup"));
     let creating =
         json!({ "StringEquals": { "ec2:CreateAction": ["CreateImage", "CreateSecurityGroup", "RunInstances"] } });
-    let unfinished = json!({ "ForAllValues:StringEquals": { "aws:TagKeys": [EXPIRES] }, "StringLike": {
-        format!("aws:ResourceTag/{RUN}"): "*" } });
+    let unfinished = only(EXPIRES);
     vec![
         allow("Group", group, ec2(scope, &["security-group"]), Some(tagged())),
         allow("GroupIn", group, ec2(scope, &["vpc"]), None),
         allow("Image", image, ec2(scope, &["image", "snapshot"]), Some(tagged())),
         allow("ImageOf", image, ec2(scope, &["instance"]), Some(ours())),
         allow("TagWhatIsMade", &["ec2:CreateTags"], ec2(scope, &KINDS), Some(creating)),
+        allow("Vouch", &operations("Vouch"), ec2(scope, &["image"]), Some(only(VERIFIED))),
         allow("Finish", &operations("Finish"), ec2(scope, &["image", "snapshot"]), Some(unfinished)),
         // A stopped machine leaves its temporary group for the VPC's default one, so that it can be deleted.
         allow("Regroup", regroup, ec2(scope, &["instance"]), Some(ours())),
@@ -318,6 +338,30 @@ fn keys(scope: &Scope, keys: &BTreeSet<String>) -> Vec<Statement> {
     statements
 }
 
+/// The policy of who lists, removes and promotes images. `stack` is the one that `--update-stack` updates, which is done with
+/// the rights of that stack's own role, or else of who asks for it.
+#[must_use]
+pub fn keeper(scope: &Scope, stack: Option<&str>) -> Policy {
+    let region = scope.region.as_ref().map(|region| json!({ "StringEquals": { "aws:RequestedRegion": region } }));
+    let listing = ["ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeSnapshots"];
+    let look = [operations(LOOK), listing.to_vec()].concat();
+    let channels = [operations("Channels"), vec!["ssm:AddTagsToResource", "ssm:GetParameter"]].concat();
+    let removing = ["ec2:DeleteSnapshot", "ec2:DeregisterImage"];
+    let parameters = |below: &str| vec![scope.arn("ssm", &format!("parameter/{below}*"))];
+    let mut statement = vec![
+        allow(LOOK, &look, vec!["*".to_owned()], region),
+        // Any parameter may hold the id of an image that must not go.
+        allow("References", &operations("References"), parameters(""), None),
+        allow("Remove", &removing, ec2(scope, &["image", "snapshot"]), Some(ours())),
+        allow("Channels", &channels, parameters(CHANNELS.trim_start_matches('/')), None),
+    ];
+    if let Some(stack) = stack {
+        let stack = vec![scope.arn("cloudformation", &format!("stack/{stack}/*"))];
+        statement.push(allow("Stack", &operations("Stack"), stack, None));
+    }
+    Policy { version: "2012-10-17", statement }
+}
+
 /// The policy of the role of the machines that `recipes` are baked on: what of AmazonSSMManagedInstanceCore commands need,
 /// and the buckets that output goes to.
 #[must_use]
@@ -385,7 +429,7 @@ mod tests {
             let text = std::fs::read_to_string(&path).unwrap();
             let quoted = text.split('"').filter(|word| {
                 word.split_once(':').is_some_and(|(service, action)| {
-                    ["ec2", "iam", "s3", "ssm", "sts"].contains(&service)
+                    ["autoscaling", "cloudformation", "ec2", "iam", "s3", "ssm", "sts"].contains(&service)
                         && action.starts_with(|first: char| first.is_ascii_uppercase())
                         && action.chars().all(|char| char.is_ascii_alphanumeric())
                 })
@@ -406,11 +450,13 @@ mod tests {
     fn every_operation_is_allowed_and_nothing_else_but_what_they_need() {
         let (plain, everything) = (recipe(PLAIN), recipe(EVERYTHING));
         let policy = baker(&scope(), &[&plain, &everything]);
-        let allowed: BTreeSet<_> = policy.statement.iter().flat_map(|one| one.action.iter().cloned()).collect();
+        let keeper = keeper(&scope(), Some("buildkite"));
+        let all = policy.statement.iter().chain(&keeper.statement);
+        let allowed: BTreeSet<_> = all.flat_map(|one| one.action.iter().cloned()).collect();
         let known: BTreeSet<_> = OPERATIONS.iter().map(|(operation, _)| (*operation).to_owned()).collect();
         assert_eq!(known.difference(&allowed).collect::<Vec<_>>(), Vec::<&String>::new());
         // What operations need beside their own permission.
-        let needed = ["ec2:CreateTags", "iam:PassRole"];
+        let needed = ["iam:PassRole", "ssm:AddTagsToResource"];
         let beside = |action: &&String| !action.starts_with("kms:") && !needed.contains(&action.as_str());
         assert_eq!(allowed.difference(&known).filter(beside).collect::<Vec<_>>(), Vec::<&String>::new());
         let sids: BTreeSet<_> = policy.statement.iter().map(|one| &one.sid).collect();
@@ -432,6 +478,8 @@ mod tests {
         let (plain, everything) = (recipe(PLAIN), recipe(EVERYTHING));
         insta::assert_json_snapshot!("baker", baker(&Scope::default(), &[&plain]));
         insta::assert_json_snapshot!("baker_with_everything", baker(&scope(), &[&everything]));
+        insta::assert_json_snapshot!("keeper", keeper(&Scope::default(), None));
+        insta::assert_json_snapshot!("keeper_with_a_stack", keeper(&scope(), Some("buildkite")));
         insta::assert_json_snapshot!("instance", instance(&Scope::default(), &[&plain]));
         insta::assert_json_snapshot!("instance_with_logs", instance(&scope(), &[&everything]));
     }

@@ -266,6 +266,9 @@ fn in_region(clients: &Clients, region: &str) -> Clients {
         region.clone_into(&mut there.region);
         there.autoscaling =
             aws_sdk_autoscaling::Client::from_conf(clients.autoscaling.config().to_builder().region(at()).build());
+        there.cloudformation = aws_sdk_cloudformation::Client::from_conf(
+            clients.cloudformation.config().to_builder().region(at()).build(),
+        );
         there.ec2 = aws_sdk_ec2::Client::from_conf(clients.ec2.config().to_builder().region(at()).build());
         there.ssm = aws_sdk_ssm::Client::from_conf(clients.ssm.config().to_builder().region(at()).build());
         there.s3 = aws_sdk_s3::Client::from_conf(clients.s3.config().to_builder().region(at()).build());

@@ -31,6 +31,7 @@ pub(super) fn mocked(rules: &[&Rule]) -> Clients {
     Clients {
         region: "us-east-1".to_owned(),
         autoscaling: client!(aws_sdk_autoscaling),
+        cloudformation: client!(aws_sdk_cloudformation),
         ec2: client!(aws_sdk_ec2),
         ssm: client!(aws_sdk_ssm),
         iam: client!(aws_sdk_iam),
