@@ -95,6 +95,16 @@ enum Command {
         they cost is less."
     )]
     Images(commands::images::ImagesArgs),
+    /// Copy images to other regions, share them, and set when they are deprecated
+    #[command(
+        after_help = "Examples:\n  amibake distribute builder agent                what `[distribute]` of the recipes says\n  \
+        amibake distribute builder --to eu-central-1,us-west-2 --kms-key eu-central-1=alias/images\n  \
+        amibake distribute ami-0123456789abcdef0 --account 123456789012 --deprecate-after-days 90\n\n\
+        All regions side by side, at most 20 copies at once into one. What fails in one region loses nothing in the others;\n\
+        run it again, and it does what is missing: copies that are under way are waited for. Nothing that others were given\n\
+        is taken away. An image that AWS's own key encrypts cannot be shared."
+    )]
+    Distribute(commands::distribute::DistributeArgs),
     /// Tell launch templates and the Elastic CI Stack which image to use: write it into a channel's SSM parameter
     #[command(
         after_help = "Examples:\n  amibake promote builder                     its newest verified image, to /amibake/builder/<arch>/stable\n  \
@@ -197,7 +207,7 @@ pub struct IamPolicyArgs {
     pub set: Vec<String>,
 }
 
-fn account(text: &str) -> std::result::Result<String, String> {
+pub(crate) fn account(text: &str) -> std::result::Result<String, String> {
     let fine = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
     if fine { Ok(text.to_owned()) } else { Err("an account's id has 12 digits".to_owned()) }
 }
@@ -518,6 +528,7 @@ impl Command {
             Command::Doctor(args) => args.json,
             Command::Images(args) => args.which.json,
             Command::Prune(args) => args.which.json,
+            Command::Distribute(args) => args.json,
             Command::Promote(args) => args.channel.json,
             Command::Rollback(args) => args.channel.json,
             Command::Base { command: BaseCommand::Create(args) } => args.json,
@@ -538,6 +549,7 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Doctor(args) => commands::doctor::run(settings, &args),
         Command::Images(args) => commands::images::run(settings, &args),
         Command::Prune(args) => commands::prune::run(settings, &args),
+        Command::Distribute(args) => commands::distribute::run(settings, &args),
         Command::Promote(args) => commands::promote::promote(settings, &args),
         Command::Rollback(args) => commands::promote::rollback(settings, &args),
         Command::Render { command: RenderCommand::IamPolicy(args) } => commands::render::iam_policy(settings, &args),

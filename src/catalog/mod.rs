@@ -1,6 +1,7 @@
 //! What we baked, what is in use, and what can go. PURE: entries in, choices out. Providers fill the entries
 //! ([`crate::provider::Catalog`]); nothing here asks or removes anything.
 
+mod distribute;
 mod promote;
 mod select;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 use crate::release::{Arch, Version};
 
+pub use distribute::{Act, Has, Users, Wish, missing};
 pub use promote::{before, check_channel, mismatch, newest, parameter, refusal};
 pub use select::{Choice, Filter, Policy, Why, choose};
 

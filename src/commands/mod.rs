@@ -3,6 +3,7 @@
 
 pub(crate) mod base;
 pub(crate) mod build;
+pub(crate) mod distribute;
 pub(crate) mod doctor;
 pub(crate) mod fetch;
 pub(crate) mod gc;

@@ -130,6 +130,14 @@ formats! {
         "^[A-Za-z0-9:/_-]{1,2048}$", any;
     Bucket: "the name of an S3 bucket: 3 to 63 lower-case letters, digits, dots and hyphens",
         "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", any;
+    Region: "a region such as `eu-central-1`",
+        "^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$", any;
+    AccountId: "an account's id of 12 digits",
+        "^[0-9]{12}$", any;
+    OrganizationArn: "an organization's ARN: `arn:aws:organizations::…:organization/o-…`",
+        "^arn:aws[a-z-]*:organizations::[0-9]{12}:organization/o-[a-z0-9]{10,32}$", any;
+    UnitArn: "an organizational unit's ARN: `arn:aws:organizations::…:ou/o-…/ou-…`",
+        "^arn:aws[a-z-]*:organizations::[0-9]{12}:ou/o-[a-z0-9]{10,32}/ou-[a-z0-9-]{8,68}$", any;
     ParameterName: "an SSM parameter's name such as `/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64`",
         "^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", any;
     AmiOwner: "an account id of 12 digits, `amazon`, `aws-marketplace` or `self`",
@@ -483,6 +491,18 @@ mod tests {
             &["my key", ""],
         ),
         ("InstanceType", &["m7i.large", "u-6tb1.112xlarge"], &["m7i", "M7i.large", "m7i large", ""]),
+        ("Region", &["eu-central-1", "us-gov-west-1"], &["eu-central", "Eu-central-1", "eu-central-1a", ""]),
+        ("AccountId", &["123456789012"], &["12345678901", "1234-5678-9012", "amazon", ""]),
+        (
+            "OrganizationArn",
+            &["arn:aws:organizations::123456789012:organization/o-a1b2c3d4e5"],
+            &["o-a1b2c3d4e5", "arn:aws:organizations::123456789012:ou/o-a1b2c3d4e5/ou-ab12-11111111", ""],
+        ),
+        (
+            "UnitArn",
+            &["arn:aws:organizations::123456789012:ou/o-a1b2c3d4e5/ou-ab12-11111111"],
+            &["ou-ab12-11111111", "arn:aws:organizations::123456789012:organization/o-a1b2c3d4e5", ""],
+        ),
         ("Bucket", &["tarballs", "my.team-tarballs"], &["Tarballs", "ab", "-tarballs", "s3://tarballs", ""]),
         ("StackVersion", &["latest", "v6.40.0", "v7.0.0-beta.1"], &["6.40.0", "v6", "newest", ""]),
         ("Address", &["0.0.0.0", "::1"], &["", "localhost", "0.0.0.0:1", "tcp://0.0.0.0", "1.2.3"]),

@@ -36,6 +36,9 @@ pub struct Recipe {
     /// Where the output of scripts on AWS is kept.
     #[serde(default)]
     pub logs: Logs,
+    /// Where a finished AMI goes, and who may use it: what `amibake distribute` does. Not part of the image.
+    #[serde(default)]
+    pub distribute: Distribute,
     /// Data volumes the image expects beside its root disk.
     #[serde(default, rename = "volume")]
     pub volumes: Vec<VolumeSpec>,
@@ -280,6 +283,33 @@ pub struct Logs {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "format::Bucket")]
     pub bucket: Option<String>,
+}
+
+/// Where a finished AMI goes, and who may use it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Distribute {
+    /// Regions it is copied to.
+    #[schemars(with = "Vec<format::Region>")]
+    pub regions: Vec<String>,
+    /// KMS key that encrypts the copy in a region. Left out: that region's key for EBS.
+    #[schemars(with = "BTreeMap<String, format::KmsKey>", extend("propertyNames" = { "$ref": "#/$defs/Region" }))]
+    pub kms_keys: BTreeMap<String, String>,
+    /// Accounts that may use it, in every region. They need the key too if it is one of yours.
+    #[schemars(with = "Vec<format::AccountId>")]
+    pub accounts: Vec<String>,
+    /// Organizations whose accounts may: ARNs.
+    #[schemars(with = "Vec<format::OrganizationArn>")]
+    pub organizations: Vec<String>,
+    /// Organizational units whose accounts may: ARNs.
+    #[schemars(with = "Vec<format::UnitArn>")]
+    pub organizational_units: Vec<String>,
+    /// Days after which it is deprecated, in every region: it is no longer listed, and can still be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3650))]
+    pub deprecate_after_days: Option<u32>,
+    /// Keep it from being deregistered until somebody takes that away.
+    pub protect: bool,
 }
 
 /// A data volume of its own.

@@ -179,6 +179,11 @@ impl Cloud {
         made.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
     }
 
+    /// Settings of the account: `keys` of EBS by region, regions that are `unblocked` for public images.
+    pub fn account(&self, settings: &Value) {
+        self.control("account", Some(settings));
+    }
+
     /// No page of an answer has more entries.
     pub fn pages(&self, most: u32) {
         self.control("pages", Some(&Value::from(most)));

@@ -5,6 +5,7 @@
 mod bakes;
 mod catalog;
 mod cloud;
+mod distribute;
 mod faults;
 mod kills;
 mod options;

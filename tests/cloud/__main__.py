@@ -14,6 +14,7 @@ import time
 import urllib.parse
 
 from .commands import Commands
+from .copies import OPERATIONS, Copies
 from .machines import ACCOUNT, Machines
 from .pages import paged
 from .roots import Roots
@@ -44,6 +45,7 @@ class Cloud:
         self.machines = Machines(self.roots, self.rules, scale, self.ask)
         self.commands = Commands(self.machines, self.roots, self.rules, scale, self.put)
         self.machines.ended = self.commands.ended
+        self.copies = Copies(self.rules, scale)
         self.calls = []
         self.scale = scale
         # What the SSM parameters of a stack came to.
@@ -52,6 +54,8 @@ class Cloud:
         self.most = None
         # A request of EC2's: what is asked of moto on the side is asked in its name.
         self.asker = {}
+        # That of the thread that asks; of a thread that answers nobody, the last one.
+        self.asking = threading.local()
         self.ssm = {
             "DescribeInstanceInformation": self.agents, "SendCommand": lambda call: self.commands.send(call.params),
             "GetCommandInvocation": lambda call: self.commands.invocation(call.params),
@@ -145,7 +149,7 @@ class Cloud:
     def ask(self, call):
         """moto's answer to a call of EC2's."""
         body = urllib.parse.urlencode({**call.params, "Action": call.operation, "Version": "2016-11-15"}).encode()
-        environ = {**self.asker, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body)),
+        environ = {**getattr(self.asking, "environ", self.asker), "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body)),
                    "CONTENT_TYPE": "application/x-www-form-urlencoded"}
         status, headers, answer = self.pass_on(environ)
         text = answer.decode()
@@ -169,9 +173,19 @@ class Cloud:
         if call.service == "ssm" and call.operation in self.ssm:
             text = json.dumps(self.ssm[call.operation](call))
             return "200 OK", [("Content-Type", "application/x-amz-json-1.1")], text.encode()
+        if call.service == "ec2" and call.operation in OPERATIONS:
+            text = getattr(self.copies, OPERATIONS[call.operation])(call)
+            return "200 OK", [("Content-Type", "text/xml")], text.encode()
+        if call.service == "ec2" and call.operation == "DeregisterImage":
+            self.copies.may_deregister(call)
+        if call.service == "ec2" and call.operation == "ModifyImageAttribute" and call.params["ImageId"] in self.copies.made:
+            if call.params.get("ImdsSupport.Value") == "v2.0":
+                self.copies.v2.add(call.params["ImageId"])
+                return "200 OK", [("Content-Type", "text/xml")], b"<ModifyImageAttributeResponse><return>true</return></ModifyImageAttributeResponse>"
         # Machines are in one region; in the others there are images, and what moto makes of them.
         if call.service == "ec2" and call.operation in EC2 and call.region == HOME:
-            text = paged(call, getattr(self.machines, EC2[call.operation])(call), self.most)
+            text = self.copies.decorate(getattr(self.machines, EC2[call.operation])(call))
+            text = paged(call, text, self.most)
             return "200 OK", [("Content-Type", "text/xml")], text.encode()
         status, headers, answer = self.pass_on({**environ, "wsgi.input": io.BytesIO(body)})
         if call.service == "cloudformation" and call.operation in ("CreateStack", "UpdateStack"):
@@ -180,7 +194,7 @@ class Cloud:
                 answer = b"<UpdateStackResponse><UpdateStackResult/></UpdateStackResponse>"
                 return "200 OK", [("Content-Type", "text/xml")], answer
         if call.service == "ec2" and status.startswith("200"):
-            answer = paged(call, answer.decode(), self.most).encode()
+            answer = paged(call, self.copies.decorate(answer.decode()), self.most).encode()
         return status, headers, answer
 
     def control(self, path, body):
@@ -193,6 +207,11 @@ class Cloud:
             return None
         if path == "seed":
             return seed(json.loads(body))
+        if path == "account":
+            wanted = json.loads(body)
+            self.copies.keys.update(wanted.get("keys", {}))
+            self.copies.unblocked.update(wanted.get("unblocked", []))
+            return None
         if path == "pages":
             self.most = json.loads(body)
             return None
@@ -216,7 +235,9 @@ class Cloud:
             return [text]
         call = Call.of(environ, body)
         if call.service == "ec2":
-            self.asker = environ
+            self.asking.environ = environ
+            if call.region == HOME:
+                self.asker = environ
         record = {"time": time.monotonic(), "service": call.service, "operation": call.operation, "error": None,
                   "parameters": sorted(call.params)}
         self.calls.append(record)

@@ -1,6 +1,6 @@
 """Faults by rule. A rule is a JSON object; all that it says must match:
 
-  service, operation   of the call
+  service, operation, region   of the call
   nth                  the how-manieth call that the rule could match (from 1)
   probability          of a match, from a generator with a fixed seed
   limit                matches at most this often
@@ -63,6 +63,7 @@ class Rules:
         return (
             rule.get("service", call.service) == call.service
             and rule.get("operation", call.operation) == call.operation
+            and rule.get("region", call.region) == call.region
             and rule.get("contains", "") in str(call.params)
         )
 

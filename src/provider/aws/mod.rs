@@ -8,16 +8,18 @@
 //! `removal` removes; `poll` asks for the states of all instances and images of this process in one call, `pace` says when.
 //! `policy` is the least that any of it must be allowed; `gc` finds leftovers by tag alone. No type of an SDK leaves here.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Catalog, Finding, Launch, Machine, Provider, Resource};
 use crate::bake::{Reporter, RunId, Undo};
-use crate::catalog::Entry;
+use crate::catalog::{Entry, Wish};
 use crate::error::Result;
 use crate::plan::{BaseImage, Image, Plan};
 use crate::recipe::Recipe;
@@ -30,6 +32,7 @@ mod client;
 mod command;
 mod deliver;
 mod diagnose;
+mod distribute;
 mod error;
 mod gc;
 mod group;
@@ -52,6 +55,7 @@ mod tags;
 mod testing;
 
 use client::Clients;
+pub use distribute::Placed;
 pub use gc::Found;
 use group::Groups;
 use pace::Pace;
@@ -75,6 +79,16 @@ pub struct Aws {
     /// Shared by all bakes of this process.
     poll: Arc<Poll>,
     groups: Arc<Groups>,
+    /// Other regions that images go to.
+    regions: Mutex<HashMap<String, Arc<InRegion>>>,
+}
+
+/// A region that images go to.
+struct InRegion {
+    clients: Clients,
+    poll: Poll,
+    /// Copies that may be under way there.
+    turn: Arc<Semaphore>,
 }
 
 impl Aws {
@@ -86,7 +100,7 @@ impl Aws {
     pub async fn connect(account: &Account, mirror: Option<Mirror>, reporter: Reporter) -> Result<Self> {
         let clients = Clients::connect(account).await?;
         let poll = Arc::new(Poll::new(&clients, Pace::default()));
-        Ok(Self { clients, mirror, reporter, poll, groups: Arc::default() })
+        Ok(Self { clients, mirror, reporter, poll, groups: Arc::default(), regions: Mutex::default() })
     }
 
     /// Remembers how long waits take in the file at `path`, and looks when a look is worth its call.
@@ -135,6 +149,51 @@ impl Aws {
     /// Exit 4 when that is refused; exit 1 when it fails, with the reasons.
     pub async fn update_stack(&self, name: &str, cancel: &CancellationToken) -> Result<bool> {
         stack_update::update(&self.clients, name, cancel).await
+    }
+
+    /// Brings an image of this region to where it should be, and to whom it is for: all regions side by side, each with
+    /// what came of it.
+    pub async fn distribute(
+        &self,
+        source: &Entry,
+        wish: &Wish,
+        cancel: &CancellationToken,
+    ) -> Vec<(String, Result<Placed>)> {
+        let home = self.clients.region.clone();
+        let tags = match distribute::tags_of(&self.clients, &source.id).await {
+            Ok(tags) => tags,
+            Err(error) => return vec![(home, Err(error))],
+        };
+        let regions = wish.regions.iter().filter(|region| **region != home).cloned();
+        let places = std::iter::once(home.clone()).chain(regions).map(|region| {
+            let tags = &tags;
+            async move {
+                let region = self.region(&region);
+                let place = distribute::Place {
+                    clients: &region.clients,
+                    poll: &region.poll,
+                    source,
+                    tags,
+                    wish,
+                    turn: &region.turn,
+                    reporter: &self.reporter,
+                    cancel,
+                };
+                (region.clients.region.clone(), place.fulfil(Timestamp::now()).await)
+            }
+        });
+        futures_util::future::join_all(places).await
+    }
+
+    /// What all work in a region shares.
+    fn region(&self, name: &str) -> Arc<InRegion> {
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let clients = removal::in_region(&self.clients, name);
+            let poll = Poll::new(&clients, Pace::default());
+            Arc::new(InRegion { clients, poll, turn: Arc::new(Semaphore::new(distribute::COPIES)) })
+        };
+        regions.entry(name.to_owned()).or_insert_with(make).clone()
     }
 
     /// What bakes left behind in this region, by its tags alone: of one run, or everything that is past its time.

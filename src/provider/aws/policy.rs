@@ -18,6 +18,7 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("cloudformation:DescribeStacks", "Stack"),
     ("cloudformation:UpdateStack", "Stack"),
     ("ec2:AuthorizeSecurityGroupIngress", OWN_RESOURCES),
+    ("ec2:CopyImage", "Copy"),
     ("ec2:CreateImage", "Image"),
     ("ec2:CreateSecurityGroup", "Group"),
     ("ec2:CreateTags", "Vouch"),
@@ -27,6 +28,7 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("ec2:DeleteTags", "Finish"),
     ("ec2:DeleteVolume", OWN_RESOURCES),
     ("ec2:DeregisterImage", OWN_RESOURCES),
+    ("ec2:DescribeImageAttribute", "Distribute"),
     ("ec2:DescribeImages", WITHOUT_RESOURCES),
     ("ec2:DescribeInstanceStatus", WITHOUT_RESOURCES),
     ("ec2:DescribeInstanceTypeOfferings", WITHOUT_RESOURCES),
@@ -37,14 +39,20 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("ec2:DescribeNetworkInterfaces", WITHOUT_RESOURCES),
     ("ec2:DescribeRouteTables", WITHOUT_RESOURCES),
     ("ec2:DescribeSecurityGroups", WITHOUT_RESOURCES),
+    ("ec2:DescribeSnapshotAttribute", "Distribute"),
     ("ec2:DescribeSnapshots", WITHOUT_RESOURCES),
     ("ec2:DescribeSubnets", WITHOUT_RESOURCES),
     ("ec2:DescribeVolumes", WITHOUT_RESOURCES),
     ("ec2:DescribeVpcEndpoints", WITHOUT_RESOURCES),
+    ("ec2:EnableImageDeprecation", "Distribute"),
+    ("ec2:EnableImageDeregistrationProtection", "Distribute"),
     ("ec2:GetConsoleOutput", OWN_RESOURCES),
+    ("ec2:GetEbsDefaultKmsKeyId", LOOK),
+    ("ec2:GetImageBlockPublicAccessState", LOOK),
     ("ec2:ModifyImageAttribute", OWN_RESOURCES),
     ("ec2:RunInstances", "Launch"),
     ("ec2:ModifyInstanceAttribute", "Regroup"),
+    ("ec2:ModifySnapshotAttribute", "Distribute"),
     ("ec2:StopInstances", OWN_RESOURCES),
     ("ec2:TerminateInstances", OWN_RESOURCES),
     ("iam:GetInstanceProfile", "Profile"),
@@ -347,12 +355,19 @@ pub fn keeper(scope: &Scope, stack: Option<&str>) -> Policy {
     let look = [operations(LOOK), listing.to_vec()].concat();
     let channels = [operations("Channels"), vec!["ssm:AddTagsToResource", "ssm:GetParameter"]].concat();
     let removing = ["ec2:DeleteSnapshot", "ec2:DeregisterImage"];
+    let distribute = [operations("Distribute"), vec!["ec2:ModifyImageAttribute"]].concat();
+    let copying = json!({ "StringEquals": { "ec2:CreateAction": "CopyImage" } });
     let parameters = |below: &str| vec![scope.arn("ssm", &format!("parameter/{below}*"))];
     let mut statement = vec![
         allow(LOOK, &look, vec!["*".to_owned()], region),
         // Any parameter may hold the id of an image that must not go.
         allow("References", &operations("References"), parameters(""), None),
         allow("Remove", &removing, ec2(scope, &["image", "snapshot"]), Some(ours())),
+        // What is made is given the tag by the call that makes it.
+        allow("Copy", &operations("Copy"), ec2(scope, &["image", "snapshot"]), Some(tagged())),
+        allow("TagCopies", &["ec2:CreateTags"], ec2(scope, &["image", "snapshot"]), Some(copying)),
+        allow("Distribute", &distribute, ec2(scope, &["image", "snapshot"]), Some(ours())),
+        allow("FinishCopies", &["ec2:DeleteTags"], ec2(scope, &["image", "snapshot"]), Some(only(EXPIRES))),
         allow("Channels", &channels, parameters(CHANNELS.trim_start_matches('/')), None),
     ];
     if let Some(stack) = stack {

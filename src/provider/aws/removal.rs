@@ -259,7 +259,7 @@ impl Removal {
 const GONE_AMI: &[&str] = &["InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"];
 
 /// Clients of another region of the same account.
-fn in_region(clients: &Clients, region: &str) -> Clients {
+pub(super) fn in_region(clients: &Clients, region: &str) -> Clients {
     let mut there = clients.clone();
     if region != clients.region {
         let at = || aws_config::Region::new(region.to_owned());
