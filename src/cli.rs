@@ -83,7 +83,9 @@ enum Command {
     #[command(after_help = "Examples:\n  amibake gc                                  what is past its time\n  \
         amibake gc --yes                            remove it\n  \
         amibake gc --run 20261124t145112-3fa9c1     all of one run, whatever its time\n\n\
-        Never a finished image, never anything without the tag amibake:run. Exit status 5 if something is left.")]
+        Never a finished image, never anything without the tag amibake:run, and never anything of a run whose journal in\n\
+        this project says that it lives, unless --run names it. In buckets, only tarballs called\n\
+        amibake/<run>/<sha256>.tar.gz that are a day old. Exit status 5 if something is left.")]
     Gc(GcArgs),
     /// List the images that were baked: what they cost, who uses them, which channel they are promoted to
     #[command(
@@ -221,6 +223,9 @@ pub struct GcArgs {
     /// All of this run, even if it still lives, instead of what is past its time
     #[arg(long, value_name = "ID")]
     pub run: Option<String>,
+    /// Look into this bucket for tarballs too, beside those that this project's recipes deliver by; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Vec<String>,
     /// Remove it, and not only say so
     #[arg(long)]
     pub yes: bool,

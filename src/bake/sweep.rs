@@ -4,6 +4,7 @@
 //! believed only as far as a run of ours could have written it: a path must lie in the run's own folder or carry the
 //! run's name, and a process must be the very one (its start time is checked by the provider).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::image_lock::ImageLock;
@@ -24,21 +25,7 @@ const KEPT_RUNS: usize = 20;
 /// # Errors
 /// Exit 4 when the folder cannot be read.
 pub async fn sweep(runs_dir: &Path, provider: &dyn Provider, reporter: &Reporter) -> Result<Vec<Leftover>> {
-    let context = || format!("cannot read {}", runs_dir.display());
-    let entries = match std::fs::read_dir(runs_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).or_host(context),
-    };
-    let mut runs = Vec::new();
-    for entry in entries {
-        let entry = entry.or_host(context)?;
-        if entry.file_name().to_str().is_some_and(RunId::is_valid) {
-            runs.push(entry.path());
-        }
-    }
-    // Their names begin with their time.
-    runs.sort();
+    let runs = runs(runs_dir)?;
     let mut leftovers = Vec::new();
     for run_dir in &runs {
         match sweep_run(run_dir, provider, reporter).await {
@@ -64,6 +51,39 @@ fn prune(mut runs: Vec<PathBuf>, reporter: &Reporter) {
             reporter.warn(format!("cannot remove {}: {error}", run_dir.display()));
         }
     }
+}
+
+/// Runs whose journals lie below `runs_dir` and whose processes live: nothing of theirs is left behind, whatever its tags
+/// say. A journal that cannot be read is no proof of a life.
+///
+/// # Errors
+/// Exit 4 when the folder cannot be read.
+pub fn living(runs_dir: &Path) -> Result<BTreeSet<RunId>> {
+    let alive = |run_dir: &PathBuf| {
+        let journal = std::fs::read(run_dir.join(JOURNAL)).ok().and_then(|bytes| read(&bytes).ok());
+        journal.map(account).is_some_and(|account| !account.done && account.owner.is_some_and(Owner::alive))
+    };
+    Ok(runs(runs_dir)?.iter().filter(|run_dir| alive(run_dir)).map(|run_dir| RunId(name_of(run_dir))).collect())
+}
+
+/// Folders of runs, oldest first.
+fn runs(runs_dir: &Path) -> Result<Vec<PathBuf>> {
+    let context = || format!("cannot read {}", runs_dir.display());
+    let entries = match std::fs::read_dir(runs_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).or_host(context),
+    };
+    let mut runs = Vec::new();
+    for entry in entries {
+        let entry = entry.or_host(context)?;
+        if entry.file_name().to_str().is_some_and(RunId::is_valid) {
+            runs.push(entry.path());
+        }
+    }
+    // Their names begin with their time.
+    runs.sort();
+    Ok(runs)
 }
 
 /// Whether the run is known to have ended and to have left nothing.

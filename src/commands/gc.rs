@@ -1,16 +1,17 @@
 //! `amibake gc`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::prepare::until_cancelled;
 use super::signals::cancel_on_signal;
-use crate::bake::{Reporter, RunId};
+use crate::bake::{self, Reporter, RunId};
 use crate::cli::{GcArgs, Settings};
 use crate::error::{Error, Exit, Result};
 use crate::provider::aws::{Account, Aws, Found};
-use crate::recipe::ProviderKind;
+use crate::recipe::{self, ProviderKind};
 use crate::report;
 
 pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
@@ -29,7 +30,8 @@ pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
         let account = Account { region: args.region.clone(), profile: args.profile.clone() };
         let reporter = Reporter::new("", vec![Arc::clone(&settings.talk.sink())]);
         let aws = until_cancelled(&cancel, Aws::connect(&account, None, reporter.clone())).await?;
-        let found = until_cancelled(&cancel, aws.left_behind(named.as_ref())).await?;
+        let (buckets, living) = (buckets(settings, args, &reporter), bake::living(&settings.runs)?);
+        let found = until_cancelled(&cancel, aws.left_behind(named.as_ref(), &buckets, &living)).await?;
         let removing = async { Ok(if args.yes { aws.clear(&found).await } else { Vec::new() }) };
         let remain = until_cancelled(&cancel, removing).await?;
         for (one, reason) in &remain {
@@ -49,6 +51,20 @@ pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
         let left = if args.yes { !remain.is_empty() } else { !found.is_empty() };
         Ok(if left { Exit::Leftovers } else { Exit::Done })
     })
+}
+
+/// Buckets that tarballs travel through: those that are named, and those of this project's recipes, if it has any. A
+/// recipe that cannot be read must not keep anybody from cleaning up.
+fn buckets(settings: &Settings, args: &GcArgs, reporter: &Reporter) -> BTreeSet<String> {
+    let mut buckets: BTreeSet<String> = args.bucket.iter().cloned().collect();
+    // Leftovers are looked for from any folder.
+    for name in recipe::all(&settings.project).unwrap_or_default() {
+        match recipe::load(&settings.project, &name, &[]) {
+            Ok(loaded) => buckets.extend(loaded.recipe.delivery.bucket),
+            Err(error) => reporter.warn(format!("the recipe {name} is not asked for its bucket: {error}")),
+        }
+    }
+    buckets
 }
 
 /// One line each, under a heading.

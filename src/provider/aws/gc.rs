@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::snapshots;
 use super::client::Clients;
 use super::error::AwsError;
-use super::{removal, tags};
+use super::{removal, staged, tags};
 use crate::bake::RunId;
 use crate::bake::wait::{self, Probe, Schedule};
 use crate::error::{Result, in_a_line};
@@ -31,6 +31,8 @@ pub enum Kind {
     NetworkInterface,
     /// A security group.
     SecurityGroup,
+    /// A tarball in a bucket of the user's.
+    Object,
 }
 
 impl std::fmt::Display for Kind {
@@ -42,6 +44,7 @@ impl std::fmt::Display for Kind {
             Kind::Volume => "volume",
             Kind::NetworkInterface => "network interface",
             Kind::SecurityGroup => "security group",
+            Kind::Object => "object",
         })
     }
 }
@@ -51,7 +54,7 @@ impl std::fmt::Display for Kind {
 pub struct Found {
     /// What it is.
     pub kind: Kind,
-    /// `i-…`, `ami-…`
+    /// `i-…`, `ami-…`, `s3://…`
     pub id: String,
     /// Region.
     pub region: String,
@@ -250,6 +253,13 @@ async fn remove(clients: &Clients, found: &Found) -> Result<()> {
         Kind::Instance => removal::remove(clients, &Resource::Instance { region, id }).await,
         Kind::Image => remove_unfinished(clients, found).await,
         Kind::SecurityGroup => removal::remove(clients, &Resource::SecurityGroup { region, id }).await,
+        Kind::Object => match staged::place(&id) {
+            Some((bucket, key)) => {
+                let (bucket, key) = (bucket.to_owned(), key.to_owned());
+                removal::remove(clients, &Resource::Object { region, bucket, key }).await
+            }
+            None => Ok(()),
+        },
         Kind::Snapshot => {
             delete(id, |id| async move {
                 let call = clients.ec2.delete_snapshot().snapshot_id(id).send().await;

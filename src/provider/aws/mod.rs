@@ -6,9 +6,11 @@
 //! A bake: `launch` starts the instance (`shape` decides what is asked for, `group` what may reach it), `machine` uses it
 //! (`command` runs scripts, `deliver` brings the tarball, `diagnose` says why it does not answer), `image` captures,
 //! `removal` removes; `poll` asks for the states of all instances and images of this process in one call, `pace` says when.
-//! `policy` is the least that any of it must be allowed; `gc` finds leftovers by tag alone. No type of an SDK leaves here.
+//! Afterwards: `inventory` lists images and who uses them, `channel` promotes, `stack_update` tells a stack, `distribute` brings
+//! images to other regions. `policy` is the least that any of it must be allowed; `gc` finds leftovers by tag alone, `staged`
+//! those in buckets. No type of an SDK leaves here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,6 +52,7 @@ mod shape;
 mod shared;
 mod stack;
 mod stack_update;
+mod staged;
 mod tags;
 #[cfg(test)]
 mod testing;
@@ -196,12 +199,23 @@ impl Aws {
         regions.entry(name.to_owned()).or_insert_with(make).clone()
     }
 
-    /// What bakes left behind in this region, by its tags alone: of one run, or everything that is past its time.
+    /// What bakes left behind in this region and in `buckets`, by tags and keys alone: of one run, or everything that is
+    /// past its time and of none of the `living` runs.
     ///
     /// # Errors
     /// Exit 4 when it cannot be listed.
-    pub async fn left_behind(&self, run: Option<&RunId>) -> Result<Vec<Found>> {
-        gc::find(&self.clients, run, Timestamp::now()).await
+    pub async fn left_behind(
+        &self,
+        run: Option<&RunId>,
+        buckets: &BTreeSet<String>,
+        living: &BTreeSet<RunId>,
+    ) -> Result<Vec<Found>> {
+        let now = Timestamp::now();
+        let (mut found, objects) =
+            tokio::try_join!(gc::find(&self.clients, run, now), staged::find(&self.clients, buckets, run, now))?;
+        found.extend(objects);
+        found.retain(|one| run.is_some() || !living.iter().any(|run| run.0 == one.run));
+        Ok(found)
     }
 
     /// Removes what [`Aws::left_behind`] found; of each that is still there, why.

@@ -21,7 +21,7 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("ec2:CopyImage", "Copy"),
     ("ec2:CreateImage", "Image"),
     ("ec2:CreateSecurityGroup", "Group"),
-    ("ec2:CreateTags", "Vouch"),
+    ("ec2:CreateTags", "Finish"),
     ("ec2:DeleteNetworkInterface", OWN_RESOURCES),
     ("ec2:DeleteSecurityGroup", OWN_RESOURCES),
     ("ec2:DeleteSnapshot", OWN_RESOURCES),
@@ -59,6 +59,7 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("s3:DeleteObject", "Delivery"),
     // The machine's address is signed by who bakes, so it is the baker that gets.
     ("s3:GetObject", "Delivery"),
+    ("s3:ListBucket", "DeliveryList"),
     ("s3:PutObject", "Delivery"),
     ("ssm:CancelCommand", WITHOUT_RESOURCES),
     ("ssm:DeleteParameter", "Channels"),
@@ -197,9 +198,9 @@ fn ours() -> Value {
     json!({ "StringLike": { format!("aws:ResourceTag/{RUN}"): "*" } })
 }
 
-/// Bears the tag of a run, and it is about no other tag than this one.
-fn only(tag: &str) -> Value {
-    json!({ "ForAllValues:StringEquals": { "aws:TagKeys": [tag] }, "StringLike": { format!("aws:ResourceTag/{RUN}"): "*" } })
+/// Bears the tag of a run, and it is about no other tags than these.
+fn only(tags: &[&str]) -> Value {
+    json!({ "ForAllValues:StringEquals": { "aws:TagKeys": tags }, "StringLike": { format!("aws:ResourceTag/{RUN}"): "*" } })
 }
 
 /// Is given the tag of a run by the call that makes it.
@@ -245,14 +246,13 @@ fn make(scope: &Scope) -> Vec<Statement> {
     let (group, image, regroup) = (&operations("Group"), &operations("Image"), &operations("Regroup"));
     let creating =
         json!({ "StringEquals": { "ec2:CreateAction": ["CreateImage", "CreateSecurityGroup", "RunInstances"] } });
-    let unfinished = only(EXPIRES);
+    let unfinished = only(&[EXPIRES, VERIFIED]);
     vec![
         allow("Group", group, ec2(scope, &["security-group"]), Some(tagged())),
         allow("GroupIn", group, ec2(scope, &["vpc"]), None),
         allow("Image", image, ec2(scope, &["image", "snapshot"]), Some(tagged())),
         allow("ImageOf", image, ec2(scope, &["instance"]), Some(ours())),
         allow("TagWhatIsMade", &["ec2:CreateTags"], ec2(scope, &KINDS), Some(creating)),
-        allow("Vouch", &operations("Vouch"), ec2(scope, &["image"]), Some(only(VERIFIED))),
         allow("Finish", &operations("Finish"), ec2(scope, &["image", "snapshot"]), Some(unfinished)),
         // A stopped machine leaves its temporary group for the VPC's default one, so that it can be deleted.
         allow("Regroup", regroup, ec2(scope, &["instance"]), Some(ours())),
@@ -310,6 +310,10 @@ fn reading(scope: &Scope, wants: &Wants) -> Vec<Statement> {
     }
     if !wants.delivery.is_empty() {
         statements.push(allow("Delivery", &operations("Delivery"), objects(&wants.delivery), None));
+        // Of what bakes left there, `gc` knows no keys.
+        let buckets = wants.delivery.iter().map(|bucket| scope.arn("s3", bucket)).collect();
+        let below = json!({ "StringLike": { "s3:prefix": PREFIX } });
+        statements.push(allow("DeliveryList", &operations("DeliveryList"), buckets, Some(below)));
     }
     if !wants.logs.is_empty() {
         statements.push(allow("Logs", &["s3:GetObject"], objects(&wants.logs), None));
@@ -367,7 +371,7 @@ pub fn keeper(scope: &Scope, stack: Option<&str>) -> Policy {
         allow("Copy", &operations("Copy"), ec2(scope, &["image", "snapshot"]), Some(tagged())),
         allow("TagCopies", &["ec2:CreateTags"], ec2(scope, &["image", "snapshot"]), Some(copying)),
         allow("Distribute", &distribute, ec2(scope, &["image", "snapshot"]), Some(ours())),
-        allow("FinishCopies", &["ec2:DeleteTags"], ec2(scope, &["image", "snapshot"]), Some(only(EXPIRES))),
+        allow("FinishCopies", &["ec2:DeleteTags"], ec2(scope, &["image", "snapshot"]), Some(only(&[EXPIRES]))),
         allow("Channels", &channels, parameters(CHANNELS.trim_start_matches('/')), None),
     ];
     if let Some(stack) = stack {
