@@ -86,7 +86,7 @@ enum Command {
         Never a finished image, never anything without the tag amibake:run, and never anything of a run whose journal in\n\
         this project says that it lives, unless --run names it. In buckets, only tarballs called\n\
         amibake/<run>/<sha256>.tar.gz that are a day old. Exit status 5 if something is left.")]
-    Gc(GcArgs),
+    Gc(commands::gc::GcArgs),
     /// List the images that were baked: what they cost, who uses them, which channel they are promoted to
     #[command(
         visible_alias = "ls",
@@ -127,7 +127,7 @@ enum Command {
         amibake prune --keep-last 2 --yes      remove it\n  amibake prune --older-than 90d --recipe agent\n\n\
         Never one that is promoted or was promoted before, is used by an instance, a launch template (in any version), a\n\
         launch configuration or a parameter, is protected, bears the tag amibake:keep, is not finished, or is younger than\n\
-        a day. An image and its copies go together: name all their regions. A rule of the Recycle Bin keeps what it is for.\n\
+        a day. An image and its copies go together, in the regions that are looked at. A rule of the Recycle Bin keeps what it is for.\n\
         Exit status 5 if something could not be removed.")]
     Prune(commands::prune::PruneArgs),
     /// Find out why a job does not reach its builder, and say what to do
@@ -177,67 +177,13 @@ enum RenderCommand {
         aws iam create-policy --policy-name amibake --policy-document file://baker.json\n\n\
         The machine's role is one that ec2.amazonaws.com may assume; whoever bakes may change and remove only\n\
         what bears the tag amibake:run.")]
-    IamPolicy(IamPolicyArgs),
+    IamPolicy(commands::render::IamPolicyArgs),
 }
 
-/// `amibake render iam-policy`.
-#[derive(Debug, Args)]
-pub struct IamPolicyArgs {
-    /// Names or paths of the recipes that it is for [default: all in recipes/]
-    #[arg(value_name = "RECIPE")]
-    pub recipes: Vec<String>,
-    /// Of the machine that is baked on, instead of who bakes
-    #[arg(long, conflicts_with = "catalog")]
-    pub instance: bool,
-    /// Of who lists, removes and promotes images, instead of who bakes them
-    #[arg(long)]
-    pub catalog: bool,
-    /// With --catalog: the CloudFormation stack that `promote --update-stack` may update
-    #[arg(long, value_name = "NAME", requires = "catalog")]
-    pub stack: Option<String>,
-    /// Hold it to a region [default: any]
-    #[arg(long, value_name = "REGION")]
-    pub region: Option<String>,
-    /// Hold it to an account [default: the one that the policy is in]
-    #[arg(long, value_name = "ID", value_parser = account)]
-    pub account: Option<String>,
-    /// Role of the instance profile, with its path if it has one [default: called as the profile]
-    #[arg(long, value_name = "NAME")]
-    pub role: Option<String>,
-    /// Override a value of the recipes; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-}
-
+/// An account's id, as a flag has it.
 pub(crate) fn account(text: &str) -> std::result::Result<String, String> {
     let fine = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
     if fine { Ok(text.to_owned()) } else { Err("an account's id has 12 digits".to_owned()) }
-}
-
-/// `amibake gc`.
-#[derive(Debug, Args)]
-pub struct GcArgs {
-    /// Who supplied the machines
-    #[arg(long, value_name = "PROVIDER", default_value = "aws")]
-    pub provider: ProviderKind,
-    /// All of this run, even if it still lives, instead of what is past its time
-    #[arg(long, value_name = "ID")]
-    pub run: Option<String>,
-    /// Look into this bucket for tarballs too, beside those that this project's recipes deliver by; may be repeated
-    #[arg(long, value_name = "NAME")]
-    pub bucket: Vec<String>,
-    /// Remove it, and not only say so
-    #[arg(long)]
-    pub yes: bool,
-    /// AWS region [default: as the AWS CLI finds it]
-    #[arg(long, value_name = "REGION")]
-    pub region: Option<String>,
-    /// Profile of the AWS configuration [default: as the AWS CLI finds it]
-    #[arg(long, value_name = "NAME")]
-    pub profile: Option<String>,
-    /// As one JSON object on stdout
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

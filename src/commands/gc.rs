@@ -3,16 +3,43 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use clap::Args;
 use serde_json::json;
 
 use super::prepare::until_cancelled;
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Reporter, RunId};
-use crate::cli::{GcArgs, Settings};
+use crate::cli::Settings;
 use crate::error::{Error, Exit, Result};
 use crate::provider::aws::{Account, Aws, Found};
 use crate::recipe::{self, ProviderKind};
 use crate::report;
+
+/// `amibake gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Who supplied the machines
+    #[arg(long, value_name = "PROVIDER", default_value = "aws")]
+    pub provider: ProviderKind,
+    /// All of this run, even if it still lives, instead of what is past its time
+    #[arg(long, value_name = "ID")]
+    pub run: Option<String>,
+    /// Look into this bucket for tarballs too, beside those that this project's recipes deliver by; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Vec<String>,
+    /// Remove it, and not only say so
+    #[arg(long)]
+    pub yes: bool,
+    /// AWS region [default: as the AWS CLI finds it]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Profile of the AWS configuration [default: as the AWS CLI finds it]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// As one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
 
 pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
     if args.provider == ProviderKind::Local {

@@ -1,5 +1,6 @@
 //! `amibake images`: what exists, and what `prune` and others ask of the same catalog.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::error::{Error, Exit, Result};
 use crate::provider::Catalog;
 use crate::provider::aws::{Account, Aws};
 use crate::provider::local::Dist;
-use crate::recipe::ProviderKind;
+use crate::recipe::{self, ProviderKind};
 use crate::release::Arch;
 use crate::report;
 
@@ -27,7 +28,7 @@ pub struct Which {
     /// Who keeps them: EC2, or the folder of finished images
     #[arg(long, value_name = "PROVIDER", default_value = "aws", env = "AMIBAKE_PROVIDER", global = true)]
     pub(super) provider: ProviderKind,
-    /// AWS regions, side by side [default: as the AWS CLI finds it]
+    /// AWS regions, side by side [default: as the AWS CLI finds it, and those that the recipes are distributed to]
     #[arg(long, value_name = "REGION", value_delimiter = ',', help_heading = "AWS", global = true)]
     pub(super) region: Vec<String>,
     /// Profile of the AWS configuration [default: as the AWS CLI finds it]
@@ -97,18 +98,27 @@ impl Which {
             return Ok(vec![Box::new(Dist::new(dist))]);
         }
         let mut regions: Vec<Option<String>> = self.region.iter().cloned().map(Some).collect();
-        regions.sort();
-        regions.dedup();
         if regions.is_empty() {
             regions.push(None);
+            regions.extend(distributed(settings).into_iter().map(Some));
         }
         let connect = regions.into_iter().map(|region| {
             let account = Account { region, profile: self.profile.clone() };
             async move { Aws::connect(&account, None, reporter.clone()).await }
         });
-        let connected: Vec<Aws> = try_join_all(connect).await?;
+        let mut connected: Vec<Aws> = try_join_all(connect).await?;
+        // Which one the configuration names is known only now.
+        connected.sort_by(|one, other| one.region().cmp(&other.region()));
+        connected.dedup_by(|one, other| one.region() == other.region());
         Ok(connected.into_iter().map(|aws| Box::new(aws) as Box<dyn Catalog>).collect())
     }
+}
+
+/// Regions that the project's recipes are distributed to. A recipe with a fault names none: that is for `validate` to say.
+fn distributed(settings: &Settings) -> BTreeSet<String> {
+    let names = recipe::all(&settings.project).unwrap_or_default();
+    let loaded = names.iter().filter_map(|name| recipe::load(&settings.project, name, &[]).ok());
+    loaded.flat_map(|loaded| loaded.recipe.distribute.regions).collect()
 }
 
 /// Every image of every catalog, newest first.

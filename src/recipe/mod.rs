@@ -6,6 +6,7 @@
 //! faults side by side: `shape` against the schema that the types generate, `rules` for what several values must agree
 //! on, `disk` for files that must exist. Only a tree without faults is decoded.
 
+mod aws;
 mod disk;
 mod fault;
 mod format;
@@ -19,6 +20,7 @@ mod suggest;
 mod tree;
 mod types;
 
+pub use aws::*;
 pub use fault::Faults;
 pub use quantity::{Invalid, parse_duration, parse_size};
 pub use schema::schema;
