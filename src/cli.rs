@@ -79,10 +79,11 @@ enum Command {
     #[command(after_help = "Examples:\n  amibake fetch\n  amibake fetch --arch arm64 --json\n  \
         amibake fetch --extract bin/buildctl --to ~/.local/bin")]
     Fetch(FetchArgs),
-    /// Find and remove what killed bakes left behind on AWS, by its tags alone
+    /// Find and remove what killed bakes left behind: on AWS by its tags alone, locally by the journals
     #[command(after_help = "Examples:\n  amibake gc                                  what is past its time\n  \
         amibake gc --yes                            remove it\n  \
-        amibake gc --run 20261124t145112-3fa9c1     all of one run, whatever its time\n\n\
+        amibake gc --run 20261124t145112-3fa9c1     all of one run, whatever its time\n  \
+        amibake gc --provider local                 also tarballs in the cache that the lock does not pin\n\n\
         Never a finished image, never anything without the tag amibake:run, and never anything of a run whose journal in\n\
         this project says that it lives, unless --run names it. In buckets, only tarballs called\n\
         amibake/<run>/<sha256>.tar.gz that are a day old. Exit status 5 if something is left.")]

@@ -24,7 +24,7 @@ pub use event::{Event, Reporter, Sink};
 pub use run::{Job, LOG, Outcome, bake};
 pub use run_id::RunId;
 pub use schedule::side_by_side;
-pub use sweep::{living, outstanding, sweep};
+pub use sweep::{dead, living, outstanding, sweep};
 pub use undo::{Leftover, Undo};
 pub use verify::{Checked, Group, Verified, verify};
 

@@ -66,6 +66,24 @@ pub fn living(runs_dir: &Path) -> Result<BTreeSet<RunId>> {
     Ok(runs(runs_dir)?.iter().filter(|run_dir| alive(run_dir)).map(|run_dir| RunId(name_of(run_dir))).collect())
 }
 
+/// Runs whose processes are gone, with what they armed and nobody removed: what [`sweep`] removes, but for images that the
+/// next build takes up.
+///
+/// # Errors
+/// Exit 4 when the folder cannot be read.
+pub fn dead(runs_dir: &Path) -> Result<Vec<(RunId, Vec<Resource>)>> {
+    let mut dead = Vec::new();
+    for run_dir in runs(runs_dir)? {
+        let journal = std::fs::read(run_dir.join(JOURNAL)).ok().and_then(|bytes| read(&bytes).ok());
+        let Some(Account { owner, mut armed, .. }) = journal.map(account) else { continue };
+        armed.retain(|resource| !matches!(resource, Resource::Ami { .. }));
+        if !armed.is_empty() && !owner.is_some_and(Owner::alive) {
+            dead.push((RunId(name_of(&run_dir)), armed));
+        }
+    }
+    Ok(dead)
+}
+
 /// Folders of runs, oldest first.
 fn runs(runs_dir: &Path) -> Result<Vec<PathBuf>> {
     let context = || format!("cannot read {}", runs_dir.display());

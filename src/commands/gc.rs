@@ -10,9 +10,11 @@ use super::prepare::until_cancelled;
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Reporter, RunId};
 use crate::cli::Settings;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, in_a_line};
 use crate::provider::aws::{Account, Aws, Found};
+use crate::provider::local::{self, Local};
 use crate::recipe::{self, ProviderKind};
+use crate::release::{self, Lock};
 use crate::report;
 
 /// `amibake gc`.
@@ -43,8 +45,7 @@ pub struct GcArgs {
 
 pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
     if args.provider == ProviderKind::Local {
-        return Err(Error::usage("what local bakes leave behind is in the journals of this project")
-            .with_hint("every `amibake build --provider local` removes it first"));
+        return local(settings, args);
     }
     let named = args.run.as_deref().map(|run| match RunId::is_valid(run) {
         true => Ok(RunId(run.to_owned())),
@@ -75,6 +76,67 @@ pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
                 reporter.note("nothing was removed: --yes does it");
             }
         }
+        let left = if args.yes { !remain.is_empty() } else { !found.is_empty() };
+        Ok(if left { Exit::Leftovers } else { Exit::Done })
+    })
+}
+
+/// What killed local bakes of this project left (their journals say), and tarballs in the cache that its lock does not pin.
+fn local(settings: &Settings, args: &GcArgs) -> Result<Exit> {
+    if args.run.is_some() || !args.bucket.is_empty() {
+        return Err(Error::usage("--run and --bucket are for --provider aws"));
+    }
+    super::block_on(async {
+        let lock = if settings.lock.exists() { Some(Lock::load(&settings.lock)?) } else { None };
+        let reporter = Reporter::new("", vec![Arc::clone(&settings.talk.sink())]);
+        let (dead, tarballs) = (bake::dead(&settings.runs)?, release::unpinned(&settings.cache, lock.as_ref())?);
+        let mut remain = Vec::new();
+        if args.yes {
+            let provider = Local::new(local::Settings {
+                cache_dir: settings.cache.clone(),
+                dist_dir: settings.project.join("dist"),
+                runs_dir: settings.runs.clone(),
+                base: None,
+                reporter: reporter.clone(),
+            });
+            let swept = bake::sweep(&settings.runs, &provider, &reporter).await?;
+            remain.extend(swept.into_iter().map(|left| (left.resource.to_string(), left.reason)));
+            for (digest, _) in &tarballs {
+                if let Err(error) = release::forget(&settings.cache, *digest) {
+                    remain.push((digest.to_string(), in_a_line(&error)));
+                }
+            }
+        }
+        for (what, reason) in &remain {
+            reporter.warn(format!("still there: {what} ({reason})"));
+        }
+        let found =
+            dead.iter().flat_map(|(run, armed)| armed.iter().map(move |one| (run.to_string(), one.to_string())));
+        let found: Vec<(String, String)> = found.collect();
+        if args.json {
+            let left: Vec<_> = found.iter().map(|(run, what)| json!({ "run": run, "what": what })).collect();
+            let cached = tarballs.iter().map(|(digest, bytes)| json!({ "sha256": digest.to_string(), "bytes": bytes }));
+            let cached: Vec<_> = cached.collect();
+            let remain: Vec<_> =
+                remain.iter().map(|(what, reason)| json!({ "what": what, "reason": reason })).collect();
+            report::print_json(&json!({ "found": left, "tarballs": cached, "removed": args.yes, "remain": remain }));
+        } else {
+            for (run, what) in &found {
+                report::print(&format!("{what}, of run {run}"));
+            }
+            for (digest, bytes) in &tarballs {
+                report::print(&format!(
+                    "tarball {digest}, {}: not in this project's lock",
+                    report::human_bytes(*bytes)
+                ));
+            }
+            match (found.is_empty() && tarballs.is_empty(), args.yes) {
+                (true, _) => reporter.note("nothing is left behind"),
+                (false, false) => reporter.note("nothing was removed: --yes does it"),
+                (false, true) => {}
+            }
+        }
+        // A tarball is no leftover: it only takes room.
         let left = if args.yes { !remain.is_empty() } else { !found.is_empty() };
         Ok(if left { Exit::Leftovers } else { Exit::Done })
     })

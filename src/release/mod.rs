@@ -22,3 +22,4 @@ pub(crate) use artifact::unverified_for_tests;
 pub use fetch::{Extract, Fetch, fetch};
 pub use lock::{Lock, LockedArtifact};
 pub use mirror::Mirror;
+pub use store::{forget, unpinned};

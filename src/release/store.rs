@@ -89,9 +89,67 @@ impl Store {
     }
 }
 
+/// Tarballs in the cache that `lock` does not pin, with their sizes in bytes. Another project may pin them: all that is lost
+/// with one is the time to fetch it.
+///
+/// # Errors
+/// Exit 4 when the cache cannot be read.
+pub fn unpinned(cache_dir: &Path, lock: Option<&super::Lock>) -> Result<Vec<(Sha256, u64)>> {
+    let folder = cache_dir.join("releases").join("sha256");
+    let context = || format!("cannot read the cache folder {}", folder.display());
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.or_host(context)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.or_host(context)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(Ok(digest)) = name.strip_suffix(".tar.gz").map(str::parse::<Sha256>) else { continue };
+        let pinned = lock.is_some_and(|lock| lock.artifacts.values().any(|artifact| artifact.sha256 == digest));
+        if !pinned {
+            found.push((digest, entry.metadata().or_host(context)?.len()));
+        }
+    }
+    found.sort_by_key(|(digest, _)| digest.to_string());
+    Ok(found)
+}
+
+/// Removes a tarball from the cache, with what was noted of it.
+///
+/// # Errors
+/// Exit 4.
+pub fn forget(cache_dir: &Path, digest: Sha256) -> Result<()> {
+    Store::new(cache_dir, digest).remove()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_lock_pins_is_found_and_forgotten() {
+        let cache = tempfile::tempdir().unwrap();
+        assert_eq!(unpinned(cache.path(), None).unwrap(), []);
+        let digest = Sha256::of(b"tarball");
+        let store = Store::new(cache.path(), digest);
+        store.create().unwrap();
+        fs::write(store.unread(), "tarball").unwrap();
+        store.accept(&[]).unwrap();
+        fs::write(cache.path().join("releases/sha256/readme"), "").unwrap();
+        assert_eq!(unpinned(cache.path(), None).unwrap(), [(digest, 7)]);
+        let artifact = crate::release::LockedArtifact { url: String::new(), sha256: digest };
+        let platform = crate::release::Platform(crate::release::Arch::Amd64);
+        let lock = crate::release::Lock {
+            version: crate::release::Version::new(0, 31, 2),
+            stand_in: true,
+            artifacts: [(platform, artifact)].into(),
+        };
+        assert_eq!(unpinned(cache.path(), Some(&lock)).unwrap(), []);
+        forget(cache.path(), digest).unwrap();
+        assert_eq!(unpinned(cache.path(), None).unwrap(), []);
+        assert!(!store.record_path().exists());
+    }
 
     #[test]
     fn only_a_record_of_this_policy_for_this_tarball_is_believed() {
