@@ -91,3 +91,34 @@ fn what_a_bake_killed_at_any_call_left_is_removed_by_tag_alone() {
         assert_eq!(unfinished.count(), 0, "{context}");
     });
 }
+
+#[test]
+#[ignore = "needs the test cloud"]
+fn two_who_clean_up_at_once_and_a_tarball_in_a_bucket() {
+    let cloud = Cloud::start(0.0);
+    cloud.bucket("parcels");
+    let text = crate::cloud::RECIPE
+        .replace("tiny", "boxed")
+        .replace("[machine.aws]", "[delivery]\nbucket = \"parcels\"\n[machine.aws]");
+    cloud.recipe("boxed", &text.replace("id -u >/etc", "sleep 60\\nid -u >/etc"));
+    let mut bake = cloud.amibake(&["build", "boxed"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let due = Instant::now() + Duration::from_secs(60);
+    while cloud.operations().iter().filter(|operation| *operation == "SendCommand").count() < 3 {
+        assert!(Instant::now() < due && bake.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // What lives is nobody's to remove: it is not past its time, and its journal says that it is at work.
+    let (code, json, said) = cloud.run(&["gc", "--yes", "--json"]);
+    assert_eq!((code, json["found"].as_array().map(Vec::len)), (0, Some(0)), "{said}");
+    kill_process(Pid::from_child(&bake), Signal::KILL).unwrap();
+    bake.wait().unwrap();
+    let run = cloud.runs().read_dir().unwrap().flatten().next().unwrap().file_name().into_string().unwrap();
+    std::fs::remove_dir_all(cloud.runs()).unwrap();
+    assert_eq!(cloud.objects("parcels").len(), 1);
+    let arguments = ["gc", "--run", &run, "--yes", "--json"];
+    let mut one = cloud.amibake(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let (code, _, said) = cloud.run(&arguments);
+    assert_eq!((code, one.wait().unwrap().code()), (0, Some(0)), "{said}");
+    assert_eq!(cloud.leftovers(), [] as [&str; 0]);
+    assert_eq!(cloud.objects("parcels"), [] as [&str; 0]);
+}

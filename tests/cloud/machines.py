@@ -128,7 +128,16 @@ class Machines:
 
     def terminate_instances(self, call):
         self.known(call.params, "InstanceId", "InvalidInstanceID.NotFound")
-        answer = self.ask(call)
+        with self.lock:
+            ids = wire.listed(call.params, "InstanceId")
+            if all(instance in self.dead for instance in ids):
+                # moto would look for interfaces that are gone.
+                state = "<currentState><code>32</code><name>shutting-down</name></currentState>"
+                items = "".join(f"<item><instanceId>{instance}</instanceId>{state}</item>" for instance in ids)
+                return f"<TerminateInstancesResponse><instancesSet>{items}</instancesSet></TerminateInstancesResponse>"
+            answer = self.ask(call)
+            for instance in ids:
+                self.dead.setdefault(instance, time.monotonic())
         for instance in wire.listed(call.params, "InstanceId"):
             self.dead.setdefault(instance, time.monotonic())
             self.roots.stop(instance)
