@@ -50,10 +50,12 @@ pub(crate) fn run(settings: &Settings, args: &PruneArgs) -> Result<Exit> {
         let going: Vec<&Entry> = of(&entries, &choices, |choice| *choice == Choice::Goes);
         tell(args, &entries, &choices, &going, now, &reporter);
         let remain = if args.yes {
-            // Each removal is whole or not begun: an interruption ends the prune between two of them.
-            let removed = going.iter().map(|entry| remove(&catalogs, entry, &reporter));
-            let removed: Vec<Option<(&Entry, Error)>> =
-                stream::iter(removed).buffer_unordered(AT_ONCE).take_until(cancel.cancelled()).collect().await;
+            // Each removal is whole or not begun: after an interruption those that are under way end.
+            let removed = going.iter().map(|entry| async {
+                if cancel.is_cancelled() { None } else { remove(&catalogs, entry, &reporter).await }
+            });
+            let removed: Vec<_> = removed.collect();
+            let removed: Vec<Option<(&Entry, Error)>> = stream::iter(removed).buffer_unordered(AT_ONCE).collect().await;
             removed.into_iter().flatten().collect()
         } else {
             Vec::new()

@@ -4,7 +4,7 @@ use super::prepare::{Prepared, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Checked, Group, RunId};
 use crate::cli::{Settings, VerifyArgs};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, in_a_line};
 use crate::plan::{Image, Plan};
 use crate::report;
 
@@ -26,8 +26,10 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
         let failed = verified.checks.iter().any(|check| check.result == "failed");
         for (plan, image) in &group.members {
             let mut checks = verified.checks.iter().filter(|check| check.recipe == plan.recipe);
-            if checks.all(|check| check.result != "failed") {
-                prepared.provider.vouch(image).await?;
+            if checks.all(|check| check.result != "failed")
+                && let Err(error) = prepared.provider.vouch(image).await
+            {
+                prepared.general().warn(in_a_line(&error));
             }
         }
         if args.planning.json {

@@ -43,15 +43,17 @@ pub(super) async fn history(clients: &Clients, name: &str) -> Result<Vec<String>
 /// Exit 4 when it cannot be written, or is not taken.
 pub(super) async fn write(clients: &Clients, name: &str, image: &str, recipe: &str) -> Result<()> {
     let because = || format!("cannot write the parameter {name}");
-    let call = || {
-        let call = clients.ssm.put_parameter().name(name).value(image).r#type(ParameterType::String);
-        // More than ten thousand parameters need the other tier; nobody pays for it unasked.
-        call.data_type("aws:ec2:image").tier(ParameterTier::Standard)
-    };
+    let call =
+        || clients.ssm.put_parameter().name(name).value(image).r#type(ParameterType::String).data_type("aws:ec2:image");
     let tag = |key: &str, value: &str| Tag::builder().key(key).value(value).build().map_err(AwsError::unsent(PUT));
     let tag = tag(super::tags::RECIPE, recipe).map_err(|error| error.because(because()))?;
-    // One that exists takes no tags with its value.
-    let made = call().tags(tag).description("The image to use, written by `amibake promote`").send().await;
+    // One that exists takes no tags with its value. The other tier costs money: nobody pays for it unasked.
+    let made = call()
+        .tier(ParameterTier::Standard)
+        .tags(tag)
+        .description("The image to use, written by `amibake promote`")
+        .send()
+        .await;
     match made.map_err(AwsError::of(PUT)) {
         Ok(_) => {}
         Err(error) if error.is(&["ParameterAlreadyExists"]) => {
