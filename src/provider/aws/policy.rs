@@ -367,7 +367,8 @@ pub fn keeper(scope: &Scope, stack: Option<&str>) -> Policy {
         // Any parameter may hold the id of an image that must not go.
         allow("References", &operations("References"), parameters(""), None),
         allow("Remove", &removing, ec2(scope, &["image", "snapshot"]), Some(ours())),
-        // What is made is given the tag by the call that makes it.
+        // The image that is copied bears the tag, and what is made is given it by the call that makes it.
+        allow("CopyFrom", &operations("Copy"), ec2(scope, &["image", "snapshot"]), Some(ours())),
         allow("Copy", &operations("Copy"), ec2(scope, &["image", "snapshot"]), Some(tagged())),
         allow("TagCopies", &["ec2:CreateTags"], ec2(scope, &["image", "snapshot"]), Some(copying)),
         allow("Distribute", &distribute, ec2(scope, &["image", "snapshot"]), Some(ours())),
