@@ -176,7 +176,8 @@ pub(super) fn table(shown: &[&Entry], all: &[Entry], price: f64, now: Timestamp)
     let row = |entry: &&Entry| {
         let channels: Vec<String> = entry.promoted.iter().cloned().collect();
         let note = match entry.state {
-            State::Finished if entry.verified.is_some() => String::new(),
+            // Only an AMI is promoted, for which it matters.
+            State::Finished if entry.verified.is_some() || entry.region.is_none() => String::new(),
             State::Finished => " (not verified)".to_owned(),
             State::Unfinished => " (not finished)".to_owned(),
             State::Unusable => " (unusable)".to_owned(),
@@ -194,7 +195,8 @@ pub(super) fn table(shown: &[&Entry], all: &[Entry], price: f64, now: Timestamp)
             for_a_person(entry.age(now)),
             entry.base.created.map_or_else(dash, |at| for_a_person(seconds_since(at, now))),
             report::human_bytes(entry.bytes()),
-            format!("{:.2}", entry.cost(price)),
+            // What lies on this machine costs nothing by the month.
+            if entry.region.is_some() { format!("{:.2}", entry.cost(price)) } else { dash() },
             if catalog::matched(entry, all) { "yes".to_owned() } else { "no".to_owned() },
             if channels.is_empty() { dash() } else { channels.join(", ") },
             users,
