@@ -21,12 +21,12 @@ use crate::report::{Color, Talk};
     propagate_version = true,
     arg_required_else_help = true,
     after_help = "Examples:\n  \
-        amibake base create              make the disk that local bakes start from (once)\n  \
-        amibake build --all              bake every recipe in recipes/, side by side\n  \
+        amibake build --all              bake every recipe in recipes/ on AWS, side by side\n  \
+        amibake build --all --provider local   the same in QEMU on this machine (once before: amibake base create)\n  \
         amibake verify builder agent     boot both images as a pair and run every check\n  \
         amibake plan builder             print what a build would do, to the byte\n\n\
         Exit status: 0 done, 1 bake or check failed, 2 usage or recipe, 3 verification refused,\n\
-        4 host refused, 5 done but leftovers remain, 130 interrupted."
+        4 cloud or host refused, 5 done but leftovers remain, 130 interrupted."
 )]
 pub struct Cli {
     #[command(flatten)]

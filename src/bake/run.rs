@@ -23,7 +23,7 @@ use crate::error::{Context as _, Error, Exit, Result, in_a_line};
 use crate::plan::{Image, Plan, Step};
 use crate::provider::{Destination, Finding, Launch, Machine, Provider, Resource, Severity, Source};
 use crate::release::Artifact;
-use crate::report::{CheckRecord, FileLog, MANIFEST, Manifest, StepRecord, Times, milliseconds};
+use crate::report::{BOOTED, CheckRecord, FileLog, MANIFEST, Manifest, StepRecord, Times, milliseconds};
 
 /// Name of a bake's log, in the run's folder and in the image's.
 pub const LOG: &str = "bake.log";
@@ -314,6 +314,8 @@ impl Bake<'_> {
         if self.job.test_boot {
             self.test_boot(&image, &destination).await?;
         }
+        // A cloud may have given it another name, beside an image that has this one; its folder is called as it is.
+        let published = self.job.dist_dir.join(&image.name.0);
         self.describe(&image, &staging, &published)?;
         self.keep_published(&staging, &published, &made)?;
         Ok((image, published.join(MANIFEST)))
@@ -342,7 +344,7 @@ impl Bake<'_> {
             match checked.result {
                 "failed" => failures.push_str(&format!("{}\n", checked.reason.unwrap_or_default())),
                 result => self.checks.push(CheckRecord {
-                    name: format!("{} (booted)", checked.check),
+                    name: format!("{}{BOOTED}", checked.check),
                     result,
                     reason: checked.reason,
                     elapsed_ms: checked.elapsed_ms,

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::prepare::{Prepared, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
-use crate::bake::{self, Job, Outcome, RunId};
+use crate::bake::{self, Group, Job, Outcome, RunId};
 use crate::cli::{BuildArgs, Settings};
-use crate::error::{Error, Exit, Result};
-use crate::plan::Plan;
+use crate::error::{Error, Exit, Result, in_a_line};
+use crate::plan::{Image, Plan};
 use crate::release::{self, Arch, Artifact};
 use crate::report::{self, human_bytes, human_time};
 
@@ -74,6 +74,9 @@ async fn build_all<'p>(
         let memory = if existing.is_some() { 0 } else { plan.machine.memory_bytes };
         let work = async move {
             let result = match (existing, artifact) {
+                (Some(image), _) if args.verify && !image.verified => {
+                    verified(settings, prepared, plan, image, cancel).await.map(|image| Outcome::Existing { image })
+                }
                 (Some(image), _) => Ok(Outcome::Existing { image }),
                 (None, Some(artifact)) => bake_one(settings, args, prepared, plan, artifact, cancel).await,
                 (None, None) => Err(Error::failed("there is no tarball to bake from")),
@@ -121,6 +124,42 @@ async fn bake_one(
     bake::bake(&job, &*prepared.provider, &prepared.reporter(plan), cancel).await
 }
 
+/// An image that is there and was never seen to boot, once it was.
+async fn verified(
+    settings: &Settings,
+    prepared: &Prepared,
+    plan: &Plan,
+    image: Image,
+    cancel: &CancellationToken,
+) -> Result<Image> {
+    let run = RunId::generate();
+    let group = Group {
+        members: vec![(plan.clone(), image.clone())],
+        run_dir: settings.runs.join(&run.0),
+        run,
+        restart: false,
+        keep: false,
+    };
+    let reporter = prepared.reporter(plan);
+    reporter.note("it exists, and was never seen to boot: verifying it");
+    let done = bake::verify(&group, &*prepared.provider, &reporter, cancel).await?;
+    for leftover in &done.leftovers {
+        reporter.warn(format!("still there: {} ({})", leftover.resource, leftover.reason));
+    }
+    let failures: Vec<String> =
+        done.checks.iter().filter(|check| check.result == "failed").filter_map(|check| check.reason.clone()).collect();
+    if !failures.is_empty() {
+        let location = image.location.display();
+        return Err(Error::failed(format!("the image {location} does not pass its checks when it boots"))
+            .with_detail(failures.join("\n"))
+            .with_hint("it stays as it is: `--force` bakes another, `amibake prune` removes old ones"));
+    }
+    if let Err(error) = prepared.provider.vouch(&image).await {
+        reporter.warn(in_a_line(&error));
+    }
+    Ok(image)
+}
+
 fn image_of(outcome: &Outcome) -> &crate::plan::Image {
     match outcome {
         Outcome::Existing { image } | Outcome::Baked { image, .. } => image,
@@ -157,6 +196,12 @@ fn as_json(built: &Built<'_>) -> serde_json::Value {
         Ok(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
         Err(error) => json!({ "outcome": "failed", "error": report::error_json(error) }),
     };
+    // The same fields whatever came of it.
+    for (field, none) in [("image", json!(null)), ("manifest", json!(null)), ("leftovers", json!([]))] {
+        if value.get(field).is_none() {
+            value[field] = none;
+        }
+    }
     value["recipe"] = plan.recipe.clone().into();
     value["arch"] = plan.arch.as_str().into();
     value["fingerprint"] = plan.fingerprint.to_string().into();

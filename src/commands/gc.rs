@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::prepare::until_cancelled;
@@ -21,7 +22,7 @@ use crate::report;
 #[derive(Debug, Args)]
 pub struct GcArgs {
     /// Who supplied the machines
-    #[arg(long, value_name = "PROVIDER", default_value = "aws")]
+    #[arg(long, value_name = "PROVIDER", default_value = "aws", env = "AMIBAKE_PROVIDER")]
     pub provider: ProviderKind,
     /// All of this run, even if it still lives, instead of what is past its time
     #[arg(long, value_name = "ID")]
@@ -59,7 +60,12 @@ pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
         let reporter = Reporter::new("", vec![Arc::clone(&settings.talk.sink())]);
         let aws = until_cancelled(&cancel, Aws::connect(&account, None, reporter.clone())).await?;
         let (buckets, living) = (buckets(settings, args, &reporter), bake::living(&settings.runs)?);
-        let found = until_cancelled(&cancel, aws.left_behind(named.as_ref(), &buckets, &living)).await?;
+        let all = until_cancelled(&cancel, aws.left_behind(named.as_ref(), &buckets, &living)).await?;
+        // A run that this project's journals know to be dead has no more time.
+        let dead: BTreeSet<String> = bake::dead(&settings.runs)?.into_iter().map(|(run, _)| run.0).collect();
+        let now = Timestamp::now();
+        let due = |one: &Found| named.is_some() || one.is_due(now) || dead.contains(&one.run);
+        let (found, later): (Vec<Found>, Vec<Found>) = all.into_iter().partition(due);
         let removing = async { Ok(if args.yes { aws.clear(&found).await } else { Vec::new() }) };
         let remain = until_cancelled(&cancel, removing).await?;
         for (one, reason) in &remain {
@@ -67,18 +73,34 @@ pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
         }
         if args.json {
             let remain: Vec<_> = remain.iter().map(|(one, reason)| json!({ "id": one.id, "reason": reason })).collect();
-            report::print_json(&json!({ "found": found, "removed": args.yes, "remain": remain }));
+            report::print_json(&json!({ "found": found, "removed": args.yes, "remain": remain, "later": later }));
         } else if found.is_empty() {
-            reporter.note("nothing is left behind");
+            reporter.note(if later.is_empty() { "nothing is left behind" } else { "nothing is past its time" });
         } else {
             report::print(&table(&found));
             if !args.yes {
                 reporter.note("nothing was removed: --yes does it");
             }
         }
+        tell_later(&later, &reporter);
         let left = if args.yes { !remain.is_empty() } else { !found.is_empty() };
         Ok(if left { Exit::Leftovers } else { Exit::Done })
     })
+}
+
+/// What may yet be a bake's at work, a line for each run.
+fn tell_later(later: &[Found], reporter: &Reporter) {
+    let runs: BTreeSet<&str> = later.iter().map(|one| one.run.as_str()).collect();
+    for run in runs {
+        let of_run = later.iter().filter(|one| one.run == run);
+        let things: Vec<String> = of_run.clone().map(|one| format!("{} {}", one.kind, one.id)).collect();
+        let until = of_run.filter_map(|one| one.expires).max().map(|at| at.strftime("%Y-%m-%d %H:%M UTC").to_string());
+        reporter.note(format!(
+            "not past its time ({}), of run {run}: {}; if that run is dead: `amibake gc --run {run} --yes`",
+            until.unwrap_or_default(),
+            things.join(", ")
+        ));
+    }
 }
 
 /// What killed local bakes of this project left (their journals say), and tarballs in the cache that its lock does not pin.

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::address::{self, Address};
-use super::wire::{self, Daemon, Handshake, Listener, PATIENCE};
+use super::wire::{self, Daemon, Handshake, Listener, PATIENCE, Unanswered};
 use super::{Check, Verdict, known};
 
 /// A certificate that has less than this left is told of.
@@ -168,7 +168,7 @@ impl Connection<'_> {
                 self.note(Check::fine("protocol", "gRPC without TLS"));
                 let asked = match dial().await {
                     Ok(stream) => wire::ask(stream).await,
-                    Err(error) => Err(error.to_string()),
+                    Err(error) => Err(Unanswered { words: error.to_string(), broke: true }),
                 };
                 self.asked(asked)
             }
@@ -282,14 +282,14 @@ impl Connection<'_> {
     }
 
     /// An answer of the daemon's, or what stands in its way.
-    fn asked(&mut self, asked: Result<Daemon, String>) -> Option<Daemon> {
+    fn asked(&mut self, asked: Result<Daemon, Unanswered>) -> Option<Daemon> {
         match asked {
             Ok(daemon) => {
                 let version = if daemon.version.is_empty() { "older than v0.11" } else { &daemon.version };
                 self.note(Check::fine("daemon", format!("buildkitd {version} answers")));
                 Some(daemon)
             }
-            Err(error) => {
+            Err(Unanswered { words: error, .. }) => {
                 let check = match known::in_line(&error) {
                     Some(known) => Check::wrong("daemon", known.id, format!("{}: {error}", known.cause), known.fix),
                     None => Check::wrong(
@@ -350,7 +350,9 @@ impl Connection<'_> {
             }
         };
         let daemon = match wire::ask(stream).await {
-            Err(error) if refused_certificate(&error) => {
+            // In TLS 1.3 a server looks at the certificate after the handshake; under load its alert comes as a closed
+            // connection.
+            Err(error) if error.broke || refused_certificate(&error.words) => {
                 let hint = "issue a certificate for this client by the CA that the daemon trusts (--tlscacert there)";
                 self.note(Check::wrong(
                     "tls",

@@ -180,11 +180,31 @@ pub(super) struct Daemon {
     pub(super) workers: Vec<Vec<String>>,
 }
 
+/// Why a daemon did not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unanswered {
+    /// With its causes, on one line.
+    pub(super) words: String,
+    /// The connection broke: nobody answered at all.
+    pub(super) broke: bool,
+}
+
+impl Unanswered {
+    fn broke(error: &dyn std::error::Error) -> Self {
+        Self { words: in_a_line(error), broke: true }
+    }
+
+    /// A status that the daemon sent has no cause on this side.
+    fn status(status: &tonic::Status) -> Self {
+        Self { words: in_a_line(status), broke: std::error::Error::source(status).is_some() }
+    }
+}
+
 /// Asks the daemon at the other end of `stream`.
 ///
 /// # Errors
-/// What went wrong, with its causes on one line.
-pub(super) async fn ask(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Daemon, String> {
+/// What went wrong.
+pub(super) async fn ask(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Daemon, Unanswered> {
     let stream = Mutex::new(Some(TokioIo::new(stream)));
     let connect = tower::service_fn(move |_| {
         let taken = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -192,16 +212,16 @@ pub(super) async fn ask(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'st
     });
     // The name is for nobody: the connection is there.
     let endpoint = Endpoint::from_static("http://buildkitd").timeout(PATIENCE);
-    let channel = endpoint.connect_with_connector(connect).await.map_err(|error| in_a_line(&error))?;
+    let channel = endpoint.connect_with_connector(connect).await.map_err(|error| Unanswered::broke(&error))?;
     let mut client = ControlClient::<Channel>::new(channel);
     let version = match client.info(InfoRequest {}).await {
         Ok(info) => info.into_inner().buildkit_version.map(|version| version.version).unwrap_or_default(),
         // Before v0.11 there was no such call.
         Err(status) if status.code() == tonic::Code::Unimplemented => String::new(),
-        Err(status) => return Err(in_a_line(&status)),
+        Err(status) => return Err(Unanswered::status(&status)),
     };
     let workers = client.list_workers(ListWorkersRequest { filter: Vec::new() }).await;
-    let workers = workers.map_err(|status| in_a_line(&status))?.into_inner().record;
+    let workers = workers.map_err(|status| Unanswered::status(&status))?.into_inner().record;
     let platform = |platform: bollard_buildkit_proto::pb::Platform| {
         let variant = if platform.variant.is_empty() { String::new() } else { format!("/{}", platform.variant) };
         format!("{}/{}{variant}", platform.os, platform.architecture)

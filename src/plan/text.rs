@@ -70,7 +70,28 @@ impl Text {
         }
         let machine = &plan.machine;
         let (memory, disk, most) = (bytes(machine.memory_bytes), bytes(machine.disk_bytes), duration(machine.timeout));
-        self.row("machine", &format!("{} CPUs, {memory} memory, {disk} disk, at most {most}", machine.cpus));
+        match &plan.aws {
+            None => {
+                self.row("machine", &format!("{} CPUs, {memory} memory, {disk} disk, at most {most}", machine.cpus));
+            }
+            Some(aws) => {
+                let market = if aws.spot { "spot first, " } else { "" };
+                let types = aws.instance_types.join(", ");
+                self.row("machine", &format!("{market}{types} in {}, {disk} disk, at most {most}", aws.region));
+                let subnet = aws.subnet.clone().unwrap_or_else(|| match aws.subnet_tags.len() {
+                    0 => "of the default VPC".to_owned(),
+                    _ => aws
+                        .subnet_tags
+                        .iter()
+                        .map(|(key, value)| format!("{key}={value}"))
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                });
+                let address = if aws.public_address { ", public address" } else { "" };
+                self.row("subnet", &format!("{subnet}{address}"));
+                self.row("profile", aws.instance_profile.as_deref().unwrap_or("none: Default Host Management"));
+            }
+        }
         for (index, volume) in plan.volumes.iter().enumerate() {
             let filesystem = format!("{:?}", volume.filesystem).to_lowercase();
             let text = format!(

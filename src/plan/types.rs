@@ -330,4 +330,7 @@ pub struct Image {
     /// Region of an AMI.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// Whether it was seen to boot and pass its checks.
+    #[serde(skip)]
+    pub verified: bool,
 }

@@ -20,6 +20,9 @@ pub const MANIFEST: &str = "manifest.json";
 /// Version of the manifest's format.
 const SCHEMA: u32 = 1;
 
+/// How the name of a check ends that passed on the booted image; one that failed makes no image.
+pub const BOOTED: &str = " (booted)";
+
 /// What stands beside a stand-in release, so that nobody takes its image for a real one.
 const STAND_IN: &str = "STAND-IN release made by amibake's tests: this image holds no real BuildKit";
 

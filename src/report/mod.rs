@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) use clean::clean;
 pub use log::FileLog;
 pub(crate) use manifest::milliseconds;
-pub use manifest::{CheckRecord, MANIFEST, Manifest, StepRecord, Times};
+pub use manifest::{BOOTED, CheckRecord, MANIFEST, Manifest, StepRecord, Times};
 pub use plain::Plain;
 pub use table::table;
 pub use terminal::Terminal;

@@ -243,3 +243,58 @@ fn credentials_that_expire_while_a_bake_runs_are_renewed() {
     assert!(asked >= 2, "{asked}");
     assert_eq!(cloud.leftovers(), [] as [&str; 0]);
 }
+
+#[test]
+#[ignore = "needs the test cloud"]
+fn a_profile_that_is_named_comes_before_keys_in_the_environment() {
+    let cloud = Cloud::start(0.0);
+    let file = cloud.path().join("credentials");
+    std::fs::write(&file, "[prod]\naws_access_key_id = PROFILE\naws_secret_access_key = x\n").unwrap();
+    let run = |profile: &str| {
+        let mut command = cloud.amibake(&["images", "--profile", profile]);
+        command.env("AWS_SHARED_CREDENTIALS_FILE", &file).output().unwrap()
+    };
+    let output = run("prod");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let calls = cloud.calls();
+    assert!(!calls.is_empty() && calls.iter().all(|call| call["key"] == "PROFILE"), "{calls:?}");
+    let output = run("nosuch");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), cloud.calls().len()), (Some(4), calls.len()), "{said}");
+    assert!(said.contains("there are no credentials for the profile `nosuch`"), "{said}");
+}
+
+#[test]
+#[ignore = "needs the test cloud"]
+fn verify_is_for_an_image_that_exists_too() {
+    let cloud = Cloud::start(0.0);
+    let check = "[[check]]\nname = \"it boots\"\nwhen = \"boot\"\nscript = \"test -e /etc/baked-by\"\n";
+    let text = RECIPE[..RECIPE.find("[[check]]").unwrap()].to_owned() + check;
+    cloud.recipe("tiny", &text);
+    cloud.recipe("bad", &text.replace("tiny", "bad").replace("test -e /etc/baked-by", "test -e /nowhere"));
+    let verified = |cloud: &Cloud| -> Vec<bool> {
+        let images = cloud.done(&["images", "--json", "--recipe", "tiny"]);
+        images["images"].as_array().unwrap().iter().map(|image| image["verified"].is_string()).collect()
+    };
+    cloud.done(&["build", "tiny"]);
+    assert_eq!(verified(&cloud), [false]);
+    let json = cloud.done(&["build", "tiny", "--json", "--verify"]);
+    assert_eq!((json["results"][0]["outcome"].as_str(), verified(&cloud)), (Some("existing"), vec![true]));
+    let launches = || cloud.operations().iter().filter(|operation| *operation == "RunInstances").count();
+    let before = launches();
+    cloud.done(&["build", "tiny", "--json", "--verify"]);
+    assert_eq!(launches(), before, "once is enough");
+    // One that a killed `build --verify` left must not go through the second time.
+    cloud.done(&["build", "bad"]);
+    let (code, json, said) = cloud.run(&["build", "bad", "--verify", "--json"]);
+    assert_eq!((code, json["results"][0]["outcome"].as_str()), (1, Some("failed")), "{said}");
+    assert!(said.contains("does not pass its checks when it boots"), "{said}");
+    assert_eq!(cloud.leftovers(), [] as [&str; 0]);
+    // An image beside one of the same name has a folder and a manifest of its own.
+    let forced = cloud.done(&["build", "tiny", "--json", "--force"]);
+    let manifest = std::path::PathBuf::from(forced["results"][0]["manifest"].as_str().unwrap());
+    let name = forced["results"][0]["image"]["name"].as_str().unwrap();
+    assert!(name.ends_with("-2") && manifest.parent().unwrap().ends_with(name), "{forced}");
+    let tags = cloud.images().iter().find(|image| image["name"] == name).unwrap()["tags"].clone();
+    assert_eq!(tags["Name"], name);
+}

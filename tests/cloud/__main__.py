@@ -239,7 +239,7 @@ class Cloud:
             if call.region == HOME:
                 self.asker = environ
         record = {"time": time.monotonic(), "service": call.service, "operation": call.operation, "error": None,
-                  "parameters": sorted(call.params)}
+                  "parameters": sorted(call.params), "key": call.key(environ)}
         self.calls.append(record)
         lost = False
         try:

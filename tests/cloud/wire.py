@@ -14,6 +14,12 @@ class Call:
     params: dict
     region: str = "us-east-1"
 
+    @staticmethod
+    def key(environ):
+        """Whose call it is, by the id of the access key."""
+        found = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+        return found[1] if found else None
+
     @classmethod
     def of(cls, environ, body):
         """The call that a request makes. S3's operations are named by method and path."""

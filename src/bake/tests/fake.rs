@@ -339,6 +339,7 @@ impl Machine for FakeMachine {
             size_bytes: 11,
             sha256: Some(Sha256::of(b"whole image")),
             region: None,
+            verified: false,
         })
     }
 

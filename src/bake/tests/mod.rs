@@ -143,6 +143,7 @@ impl Place {
                 size_bytes: 1,
                 sha256: None,
                 region: None,
+                verified: false,
             };
             (plan, image)
         };

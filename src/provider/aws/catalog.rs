@@ -173,6 +173,7 @@ pub(super) fn describe(clients: &Clients, ami: &Ami) -> Image {
         size_bytes: stored.map(|ebs| bytes(ebs.volume_size())).sum(),
         sha256: None,
         region: Some(clients.region.clone()),
+        verified: tag(ami, tags::VERIFIED).is_some(),
     }
 }
 

@@ -3,9 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::{self, ProfileFileCredentialsProvider};
+use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+
+use aws_credential_types::provider::ProvideCredentials as _;
 
 use super::Account;
 use super::network::{Candidate, Exits};
@@ -60,8 +66,8 @@ impl Clients {
     /// # Errors
     /// Exit 4 when no region is configured.
     pub(super) async fn connect(account: &Account) -> Result<Self> {
-        let config = configuration(account).await;
-        let region = config.region().map(ToString::to_string).ok_or_else(|| {
+        let config = configuration(account).await?;
+        let region = config.region().map(ToString::to_string).filter(|region| !region.is_empty()).ok_or_else(|| {
             Error::host("no AWS region is configured")
                 .with_hint("name one with --region, AWS_REGION or `region` in the profile")
         })?;
@@ -81,20 +87,40 @@ impl Clients {
     }
 }
 
-async fn configuration(account: &Account) -> SdkConfig {
+async fn configuration(account: &Account) -> Result<SdkConfig> {
     use aws_smithy_http_client::{Builder, tls};
     let http = Builder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).build_https();
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
     let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_PAUSE);
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http)
+        .http_client(http.clone())
         .timeout_config(timeouts)
         .retry_config(retries);
-    if let Some(region) = &account.region {
+    // An empty name is how scripts spell none.
+    if let Some(region) = account.region.as_ref().filter(|region| !region.is_empty()) {
         loader = loader.region(Region::new(region.clone()));
     }
-    if let Some(profile) = &account.profile {
-        loader = loader.profile_name(profile);
+    if let Some(name) = &account.profile {
+        // Who names a profile means its account: keys in the environment must not come before it, as they would.
+        // What a profile leads to (SSO, a role) is asked for in a region too.
+        let region = match account.region.as_ref().filter(|region| !region.is_empty()) {
+            Some(region) => Some(Region::new(region.clone())),
+            None => {
+                let file = profile::region::Builder::default().profile_name(name).build();
+                RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new()).or_else(file).region().await
+            }
+        };
+        let how = ProviderConfig::without_region().with_region(region).with_http_client(http);
+        let named = ProfileFileCredentialsProvider::builder().configure(&how).profile_name(name).build();
+        // Asked for once now: of several that ask at the same time, only one hears what is wrong with it.
+        if let Err(error) = named.provide_credentials().await {
+            return Err(Error::host(format!("there are no credentials for the profile `{name}`"))
+                .with_source(crate::error::in_a_line(&error))
+                .with_hint(
+                    "`aws configure list-profiles` lists profiles; for SSO, sign in: `aws sso login --profile NAME`",
+                ));
+        }
+        loader = loader.profile_name(name).credentials_provider(named);
     }
-    loader.load().await
+    Ok(loader.load().await)
 }

@@ -37,6 +37,12 @@ impl std::error::Error for AwsError {
     }
 }
 
+/// Whether a call failed because there was nobody to make it as.
+fn no_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| cause.is::<aws_credential_types::provider::error::CredentialsError>())
+}
+
 impl AwsError {
     /// Of a call to `operation`. For `map_err`: `.map_err(AwsError::of("ec2:RunInstances"))`.
     pub(super) fn of<E, R>(operation: &'static str) -> impl FnOnce(SdkError<E, R>) -> Self
@@ -51,13 +57,14 @@ impl AwsError {
             let (code, message) = (error.code().map(str::to_owned), error.message().map(str::to_owned));
             match message.or_else(|| code.as_ref().map(|_| "no message".to_owned())) {
                 Some(message) => Self { operation, code, message, request_id, source: None },
-                None => Self {
-                    operation,
-                    code,
-                    message: "no answer that could be used".to_owned(),
-                    request_id,
-                    source: Some(Box::new(error)),
-                },
+                None => {
+                    let message = match no_credentials(&error) {
+                        true => "there are no credentials that can be used",
+                        false => "no answer that could be used",
+                    };
+                    let (message, source) = (message.to_owned(), Some(Box::new(error) as _));
+                    Self { operation, code, message, request_id, source }
+                }
             }
         }
     }
@@ -94,6 +101,13 @@ impl AwsError {
 
     /// What to do about the codes that any call may end with.
     fn hint(&self) -> Option<String> {
+        if self.source.as_deref().is_some_and(|source| no_credentials(source)) {
+            return Some(
+                "name a profile with --profile or AWS_PROFILE, or sign in (for SSO: `aws sso login`); `aws configure list` \
+                 says what the AWS CLI finds"
+                    .to_owned(),
+            );
+        }
         let code = self.code.as_deref();
         let service = self.operation;
         match code {

@@ -68,6 +68,14 @@ pub struct Found {
     pub state: String,
 }
 
+impl Found {
+    /// Whether it is nobody's any more at `now`. An image that failed is of no use to anybody, whenever it expires.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.expires.is_none_or(|expires| expires <= now) || (self.kind == Kind::Image && self.state == "failed")
+    }
+}
+
 /// What is looked for.
 struct Search<'a> {
     clients: &'a Clients,

@@ -77,7 +77,7 @@ async fn ask(machine: &AwsMachine) -> Result<(String, ImageName)> {
 /// The outer error ends the capture; the inner one says that the name is taken.
 async fn create(machine: &AwsMachine, name: &ImageName) -> Result<Result<String, AwsError>> {
     let plan = &machine.plan;
-    let tags = tags::of_image(plan, &machine.run, shape::image_expires(Timestamp::now(), &plan.machine));
+    let tags = tags::of_image(plan, name, &machine.run, shape::image_expires(Timestamp::now(), &plan.machine));
     let call = machine
         .clients
         .ec2

@@ -253,7 +253,7 @@ impl Machine for AwsMachine {
         Reach {
             command: format!("aws ssm start-session --target {id} --region {region}"),
             address: self.address.clone(),
-            end: format!("aws ec2 terminate-instances --instance-ids {id} --region {region}"),
+            end: format!("amibake gc --run {} --region {region} --yes", self.run),
         }
     }
 }

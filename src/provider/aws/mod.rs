@@ -199,8 +199,8 @@ impl Aws {
         regions.entry(name.to_owned()).or_insert_with(make).clone()
     }
 
-    /// What bakes left behind in this region and in `buckets`, by tags and keys alone: of one run, or everything that is
-    /// past its time and of none of the `living` runs.
+    /// What bakes made in this region and in `buckets` and did not remove, by tags and keys alone: of one run, or of every one
+    /// but the `living`. What is not yet past its time may be a bake's at work on another machine.
     ///
     /// # Errors
     /// Exit 4 when it cannot be listed.
@@ -210,9 +210,10 @@ impl Aws {
         buckets: &BTreeSet<String>,
         living: &BTreeSet<RunId>,
     ) -> Result<Vec<Found>> {
-        let now = Timestamp::now();
-        let (mut found, objects) =
-            tokio::try_join!(gc::find(&self.clients, run, now), staged::find(&self.clients, buckets, run, now))?;
+        let (mut found, objects) = tokio::try_join!(
+            gc::find(&self.clients, run, Timestamp::MAX),
+            staged::find(&self.clients, buckets, run, Timestamp::MAX)
+        )?;
         found.extend(objects);
         found.retain(|one| run.is_some() || !living.iter().any(|run| run.0 == one.run));
         Ok(found)

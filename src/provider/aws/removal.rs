@@ -68,14 +68,30 @@ impl Removal {
             match call.map_err(AwsError::of("ec2:DeleteSecurityGroup")) {
                 Ok(_) => Ok(Probe::Ready(())),
                 Err(error) if error.is(&["InvalidGroup.NotFound", "InvalidGroupId.NotFound"]) => Ok(Probe::Ready(())),
-                // Its instance is still shutting down.
+                // Its instance is still shutting down, or nobody has heard of it: the answer to its launch was lost.
                 Err(error) if error.is(&["DependencyViolation", "InvalidGroup.InUse"]) => {
+                    self.empty(id).await?;
                     Ok(Probe::NotYet(error.to_string()))
                 }
                 Err(error) => Err(error.because(format!("cannot delete {id}"))),
             }
         })
         .await
+    }
+
+    /// Ends the instances of ours that are in a group.
+    async fn empty(&self, group: &str) -> Result<()> {
+        let filter = |name: &str| Filter::builder().name(name);
+        let alive = ["pending", "running", "stopping", "stopped"].map(str::to_owned).to_vec();
+        let call = self.clients.ec2.describe_instances().filters(filter("instance.group-id").values(group).build());
+        let call = call.filters(filter("tag-key").values(tags::RUN).build());
+        let call = call.filters(filter("instance-state-name").set_values(Some(alive)).build()).send().await;
+        let found = call.map_err(AwsError::of("ec2:DescribeInstances"));
+        let found = found.map_err(|error| error.because(format!("cannot tell what is in {group}")))?;
+        let found =
+            found.reservations.unwrap_or_default().into_iter().flat_map(|one| one.instances.unwrap_or_default());
+        let ids: Vec<String> = found.filter_map(|instance| instance.instance_id).collect();
+        if ids.is_empty() { Ok(()) } else { self.instances(ids).await }
     }
 
     /// Deregisters an image, finished or not, and deletes its snapshots.

@@ -6,7 +6,7 @@ use aws_sdk_ec2::types::{ResourceType, Tag, TagSpecification};
 use jiff::Timestamp;
 
 use crate::bake::RunId;
-use crate::plan::Plan;
+use crate::plan::{ImageName, Plan};
 
 /// The run that made it.
 pub(super) const RUN: &str = "amibake:run";
@@ -42,12 +42,12 @@ pub(super) fn of_run(plan: &Plan, run: &RunId, expires: Timestamp) -> BTreeMap<S
 }
 
 /// Tags of the image that `run` makes for `plan`, and of its snapshots. [`EXPIRES`] is for as long as it is not finished.
-pub(super) fn of_image(plan: &Plan, run: &RunId, expires: Timestamp) -> BTreeMap<String, String> {
+pub(super) fn of_image(plan: &Plan, name: &ImageName, run: &RunId, expires: Timestamp) -> BTreeMap<String, String> {
     let mut tags = plan.image.tags.clone();
     tags.insert(RUN.to_owned(), run.to_string());
     tags.insert(EXPIRES.to_owned(), rfc3339(expires));
     tags.insert(VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    tags.entry("Name".to_owned()).or_insert_with(|| plan.image.name.to_string());
+    tags.entry("Name".to_owned()).or_insert_with(|| name.to_string());
     tags
 }
 

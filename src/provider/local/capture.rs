@@ -40,6 +40,7 @@ pub(super) async fn capture(machine: &LocalMachine, destination: Destination<'_>
         size_bytes,
         sha256: Some(sha256),
         region: None,
+        verified: false,
     })
 }
 

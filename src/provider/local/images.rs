@@ -9,7 +9,7 @@ use crate::bake::Reporter;
 use crate::error::{Context as _, Result};
 use crate::plan::{Fingerprint, Image, ImageFormat, ImageName};
 use crate::release::Sha256;
-use crate::report::MANIFEST;
+use crate::report::{BOOTED, MANIFEST};
 
 /// A manifest is a few kilobytes; what is larger is none.
 const MOST_BYTES: u64 = 4 << 20;
@@ -22,6 +22,13 @@ struct Manifest {
     schema: u32,
     fingerprint: Sha256,
     image: Described,
+    #[serde(default)]
+    checks: Vec<Check>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Check {
+    name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,7 +71,8 @@ pub(super) fn find(
         if manifest.schema != SCHEMA || manifest.fingerprint != fingerprint.0 || manifest.image.format != format {
             continue;
         }
-        match whole(&folder, manifest.image) {
+        let verified = manifest.checks.iter().any(|check| check.name.ends_with(BOOTED));
+        match whole(&folder, manifest.image).map(|image| Image { verified, ..image }) {
             Ok(image) => return Ok(Some(image)),
             Err(reason) => reporter.note(format!("{} is not used: {reason}", folder.display())),
         }
@@ -96,7 +104,7 @@ fn whole(folder: &Path, described: Described) -> Result<Image, String> {
     if meta.len() != size_bytes {
         return Err(format!("{} has {} bytes, its manifest says {size_bytes}", path.display(), meta.len()));
     }
-    Ok(Image { name: ImageName(name), location: path, format, size_bytes, sha256, region: None })
+    Ok(Image { name: ImageName(name), location: path, format, size_bytes, sha256, region: None, verified: false })
 }
 
 #[cfg(test)]
