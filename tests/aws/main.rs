@@ -7,6 +7,7 @@ mod catalog;
 mod cloud;
 mod distribute;
 mod faults;
+mod gc;
 mod kills;
 mod options;
 mod promote;
