@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::Args;
-use jiff::Timestamp;
 use serde_json::json;
 
 use super::prepare::until_cancelled;
@@ -12,7 +11,7 @@ use super::signals::cancel_on_signal;
 use crate::bake::{self, Reporter, RunId};
 use crate::cli::Settings;
 use crate::error::{Error, Exit, Result, in_a_line};
-use crate::provider::aws::{Account, Aws, Found};
+use crate::provider::aws::{Account, Aws, Found, LeftBehind, Runs};
 use crate::provider::local::{self, Local};
 use crate::recipe::{self, ProviderKind};
 use crate::release::{self, Lock};
@@ -59,13 +58,10 @@ pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
         let account = Account { region: args.region.clone(), profile: args.profile.clone() };
         let reporter = Reporter::new("", vec![Arc::clone(&settings.talk.sink())]);
         let aws = until_cancelled(&cancel, Aws::connect(&account, None, reporter.clone())).await?;
-        let (buckets, living) = (buckets(settings, args, &reporter), bake::living(&settings.runs)?);
-        let all = until_cancelled(&cancel, aws.left_behind(named.as_ref(), &buckets, &living)).await?;
-        // A run that this project's journals know to be dead has no more time.
-        let dead: BTreeSet<String> = bake::dead(&settings.runs)?.into_iter().map(|(run, _)| run.0).collect();
-        let now = Timestamp::now();
-        let due = |one: &Found| named.is_some() || one.is_due(now) || dead.contains(&one.run);
-        let (found, later): (Vec<Found>, Vec<Found>) = all.into_iter().partition(due);
+        let dead = bake::dead(&settings.runs)?.into_iter().map(|(run, _)| run).collect();
+        let runs = Runs { named, living: bake::living(&settings.runs)?, dead };
+        let buckets = buckets(settings, args, &reporter);
+        let LeftBehind { due: found, later } = until_cancelled(&cancel, aws.left_behind(&runs, &buckets)).await?;
         let removing = async { Ok(if args.yes { aws.clear(&found).await } else { Vec::new() }) };
         let remain = until_cancelled(&cancel, removing).await?;
         for (one, reason) in &remain {

@@ -1,6 +1,8 @@
 //! The third net: what no run will remove any more, found by tags alone, from any machine. It takes nothing that does not
 //! bear the tag of a run, no image that is finished, and of other runs only what is past the time that its own tag says.
 
+use std::collections::BTreeSet;
+
 use aws_sdk_ec2::types::{Filter, Image as Ami, ImageState, InstanceStateName, Tag};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -76,19 +78,50 @@ impl Found {
     }
 }
 
+/// Which runs are meant, and what is known of runs on this machine.
+#[derive(Debug, Clone, Default)]
+pub struct Runs {
+    /// Only this one, whatever its time.
+    pub named: Option<RunId>,
+    /// At work here: nothing of theirs is left behind, whatever its tags say.
+    pub living: BTreeSet<RunId>,
+    /// Known to be over, whatever the time that their tags say.
+    pub dead: BTreeSet<RunId>,
+}
+
+/// What was found, by whether it may go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// Nobody's any more.
+    pub due: Vec<Found>,
+    /// Not past its time: it may be a bake's at work on another machine.
+    pub later: Vec<Found>,
+}
+
+impl LeftBehind {
+    /// Decides. What a dead run made of an image stays until its time: the next build of the same plan takes it up.
+    pub(super) fn of(mut found: Vec<Found>, runs: &Runs, now: Timestamp) -> Self {
+        let among = |runs: &BTreeSet<RunId>, one: &Found| runs.iter().any(|run| run.0 == one.run);
+        found.retain(|one| runs.named.is_some() || !among(&runs.living, one));
+        let adopted = |one: &Found| matches!(one.kind, Kind::Image | Kind::Snapshot);
+        let is_due = |one: &Found| runs.named.is_some() || one.is_due(now) || (among(&runs.dead, one) && !adopted(one));
+        let (due, later) = found.into_iter().partition(is_due);
+        Self { due, later }
+    }
+}
+
 /// What is looked for.
 struct Search<'a> {
     clients: &'a Clients,
     run: Option<&'a RunId>,
-    now: Timestamp,
 }
 
-/// Everything of `run`, or of every run what has expired by `now`: six calls, side by side.
+/// Everything of `run`, or of every run, but finished images and what they hold: six calls, side by side.
 ///
 /// # Errors
 /// Exit 4 when one of them fails: half of an answer would look like all of it.
-pub(super) async fn find(clients: &Clients, run: Option<&RunId>, now: Timestamp) -> Result<Vec<Found>> {
-    let search = Search { clients, run, now };
+pub(super) async fn find(clients: &Clients, run: Option<&RunId>) -> Result<Vec<Found>> {
+    let search = Search { clients, run };
     let (instances, images, volumes, interfaces, groups, all_snapshots) = tokio::try_join!(
         search.instances(),
         search.images(),
@@ -121,11 +154,9 @@ impl Search<'_> {
         let run = value(tags::RUN).filter(|run| self.run.is_none_or(|wanted| wanted.0 == *run))?;
         let expires = value(tags::EXPIRES).and_then(|text| text.parse::<Timestamp>().ok());
         // Without the tag, only a snapshot can be a leftover: its image was finished once, and was deregistered by hand.
-        let over = match expires {
-            Some(expires) => expires <= self.now || self.run.is_some(),
-            None => self.run.is_some() || (kind == Kind::Snapshot && value(tags::EXPIRES).is_none()),
-        };
-        over.then(|| Found {
+        let left =
+            expires.is_some() || self.run.is_some() || (kind == Kind::Snapshot && value(tags::EXPIRES).is_none());
+        left.then(|| Found {
             kind,
             id: id.unwrap_or_default().to_owned(),
             region: self.clients.region.clone(),
@@ -140,19 +171,11 @@ impl Search<'_> {
     fn image(&self, image: &Ami) -> Option<Found> {
         image.tags().iter().find(|tag| tag.key() == Some(tags::EXPIRES))?;
         let state = image.state().map_or("unknown", ImageState::as_str);
-        // One that failed is of no use to anybody, whenever it expires; its run removes it if it still lives.
-        let mut search = Search { run: self.run, ..*self };
-        if image.state() == Some(&ImageState::Failed) {
-            search.now = Timestamp::MAX;
-        }
-        search.left(Kind::Image, image.image_id(), state, image.tags())
+        self.left(Kind::Image, image.image_id(), state, image.tags())
     }
 
     async fn instances(&self) -> Result<Vec<Found>> {
-        // What is shutting down is going, and takes its volumes along.
-        let alive = ["pending", "running", "stopping", "stopped"].map(str::to_owned).to_vec();
-        let alive = Filter::builder().name("instance-state-name").set_values(Some(alive)).build();
-        let call = self.clients.ec2.describe_instances().filters(self.ours()).filters(alive);
+        let call = self.clients.ec2.describe_instances().filters(self.ours()).filters(removal::alive());
         let mut pages = call.into_paginator().send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
@@ -428,8 +451,10 @@ mod tests {
     async fn what_is_past_its_time_and_nothing_that_is_finished_or_lives() {
         let rules = account();
         let clients = mocked(&rules.iter().collect::<Vec<_>>());
-        let found = find(&clients, None, now()).await.unwrap();
-        assert_eq!(ids(&found), ["i-past", "ami-failed", "ami-past", "snap-orphan", "sg-past"]);
+        let found = find(&clients, None).await.unwrap();
+        let LeftBehind { due, later } = LeftBehind::of(found, &Runs::default(), now());
+        assert_eq!(ids(&due), ["i-past", "ami-failed", "ami-past", "snap-orphan", "sg-past"]);
+        assert_eq!(ids(&later), ["i-lives", "ami-pending", "snap-new"]);
         assert_eq!(rules.iter().map(Rule::num_calls).sum::<usize>(), 6);
     }
 
@@ -437,7 +462,7 @@ mod tests {
     async fn all_of_a_run_whatever_its_time_but_no_finished_image() {
         let rules = account();
         let clients = mocked(&rules.iter().collect::<Vec<_>>());
-        let found = find(&clients, Some(&RunId(RUN.to_owned())), now()).await.unwrap();
+        let found = find(&clients, Some(&RunId(RUN.to_owned()))).await.unwrap();
         let expected = [
             "i-lives",
             "i-odd",
@@ -450,8 +475,23 @@ mod tests {
             "sg-past",
         ];
         assert_eq!(ids(&found), expected);
-        let other = find(&clients, Some(&RunId("20261124t145112-000000".to_owned())), now()).await.unwrap();
+        let other = find(&clients, Some(&RunId("20261124t145112-000000".to_owned()))).await.unwrap();
         assert_eq!(ids(&other), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn what_is_known_of_a_run_here_goes_before_its_tags_but_an_image_waits_for_its_next_build() {
+        let kinds =
+            [(Kind::Instance, "i-1"), (Kind::Image, "ami-1"), (Kind::Snapshot, "snap-1"), (Kind::Object, "s3://x")];
+        let found = kinds.map(|(kind, id)| Found { expires: FUTURE.unwrap().parse().ok(), ..leftover(kind, id) });
+        let this = || BTreeSet::from([RunId(RUN.to_owned())]);
+        let of = |runs: &Runs| LeftBehind::of(found.to_vec(), runs, now());
+        let dead = of(&Runs { dead: this(), ..Runs::default() });
+        assert_eq!((ids(&dead.due), ids(&dead.later)), (vec!["i-1", "s3://x"], vec!["ami-1", "snap-1"]));
+        let living = of(&Runs { living: this(), ..Runs::default() });
+        assert_eq!((ids(&living.due), ids(&living.later)), (Vec::new(), Vec::new()));
+        let named = of(&Runs { named: Some(RunId(RUN.to_owned())), living: this(), ..Runs::default() });
+        assert_eq!((named.due.len(), named.later.len()), (4, 0));
     }
 
     fn leftover(kind: Kind, id: &str) -> Found {

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Catalog, Finding, Launch, Machine, Provider, Resource};
-use crate::bake::{Reporter, RunId, Undo};
+use crate::bake::{Reporter, Undo};
 use crate::catalog::{Entry, Wish};
 use crate::error::Result;
 use crate::plan::{BaseImage, Image, Plan};
@@ -59,7 +59,7 @@ mod testing;
 
 use client::Clients;
 pub use distribute::Placed;
-pub use gc::Found;
+pub use gc::{Found, LeftBehind, Runs};
 use group::Groups;
 use pace::Pace;
 use poll::Poll;
@@ -199,24 +199,16 @@ impl Aws {
         regions.entry(name.to_owned()).or_insert_with(make).clone()
     }
 
-    /// What bakes made in this region and in `buckets` and did not remove, by tags and keys alone: of one run, or of every one
-    /// but the `living`. What is not yet past its time may be a bake's at work on another machine.
+    /// What bakes made in this region and in `buckets` and did not remove, by tags and keys alone.
     ///
     /// # Errors
     /// Exit 4 when it cannot be listed.
-    pub async fn left_behind(
-        &self,
-        run: Option<&RunId>,
-        buckets: &BTreeSet<String>,
-        living: &BTreeSet<RunId>,
-    ) -> Result<Vec<Found>> {
-        let (mut found, objects) = tokio::try_join!(
-            gc::find(&self.clients, run, Timestamp::MAX),
-            staged::find(&self.clients, buckets, run, Timestamp::MAX)
-        )?;
+    pub async fn left_behind(&self, runs: &Runs, buckets: &BTreeSet<String>) -> Result<LeftBehind> {
+        let named = runs.named.as_ref();
+        let (mut found, objects) =
+            tokio::try_join!(gc::find(&self.clients, named), staged::find(&self.clients, buckets, named))?;
         found.extend(objects);
-        found.retain(|one| run.is_some() || !living.iter().any(|run| run.0 == one.run));
-        Ok(found)
+        Ok(LeftBehind::of(found, runs, Timestamp::now()))
     }
 
     /// Removes what [`Aws::left_behind`] found; of each that is still there, why.

@@ -81,16 +81,10 @@ impl Removal {
 
     /// Ends the instances of ours that are in a group.
     async fn empty(&self, group: &str) -> Result<()> {
-        let filter = |name: &str| Filter::builder().name(name);
-        let alive = ["pending", "running", "stopping", "stopped"].map(str::to_owned).to_vec();
-        let call = self.clients.ec2.describe_instances().filters(filter("instance.group-id").values(group).build());
-        let call = call.filters(filter("tag-key").values(tags::RUN).build());
-        let call = call.filters(filter("instance-state-name").set_values(Some(alive)).build()).send().await;
-        let found = call.map_err(AwsError::of("ec2:DescribeInstances"));
-        let found = found.map_err(|error| error.because(format!("cannot tell what is in {group}")))?;
-        let found =
-            found.reservations.unwrap_or_default().into_iter().flat_map(|one| one.instances.unwrap_or_default());
-        let ids: Vec<String> = found.filter_map(|instance| instance.instance_id).collect();
+        let filter = |name: &str, value: &str| Filter::builder().name(name).values(value).build();
+        let ours = [filter("instance.group-id", group), filter("tag-key", tags::RUN)];
+        let ids = self.living(ours).await;
+        let ids = ids.map_err(|error| error.because(format!("cannot tell what is in {group}")))?;
         if ids.is_empty() { Ok(()) } else { self.instances(ids).await }
     }
 
@@ -225,13 +219,15 @@ impl Removal {
     }
 
     async fn instances_of(&self, run: &str) -> Result<Vec<String>> {
-        let alive = Filter::builder().name("instance-state-name");
-        let alive =
-            ["pending", "running", "stopping", "stopped"].iter().fold(alive, |filter, state| filter.values(*state));
-        let call = self.clients.ec2.describe_instances().filters(of(run)).filters(alive.build()).send().await;
-        let found = listed(call.map_err(AwsError::of("ec2:DescribeInstances")), run)?;
-        let found =
-            found.reservations.unwrap_or_default().into_iter().flat_map(|one| one.instances.unwrap_or_default());
+        listed(self.living([of(run)]).await, run)
+    }
+
+    /// Instances that are not on their way out already.
+    async fn living(&self, filters: impl IntoIterator<Item = Filter>) -> Result<Vec<String>, AwsError> {
+        let filters = filters.into_iter().chain([alive()]).collect();
+        let call = self.clients.ec2.describe_instances().set_filters(Some(filters)).send().await;
+        let found = call.map_err(AwsError::of("ec2:DescribeInstances"))?.reservations.unwrap_or_default();
+        let found = found.into_iter().flat_map(|one| one.instances.unwrap_or_default());
         Ok(found.filter_map(|instance| instance.instance_id).collect())
     }
 
@@ -273,6 +269,12 @@ impl Removal {
 }
 
 const GONE_AMI: &[&str] = &["InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"];
+
+/// Instances that are not on their way out: what is shutting down goes, and takes its volumes along.
+pub(super) fn alive() -> Filter {
+    let states = ["pending", "running", "stopping", "stopped"].map(str::to_owned).to_vec();
+    Filter::builder().name("instance-state-name").set_values(Some(states)).build()
+}
 
 /// Clients of another region of the same account.
 pub(super) fn in_region(clients: &Clients, region: &str) -> Clients {

@@ -21,21 +21,16 @@ pub(super) const PREFIX: &str = "amibake/";
 /// leaves room for clocks that differ and machines that wait for capacity.
 const NEEDED: Duration = Duration::from_secs(24 * 3600);
 
-/// What is left in `buckets`: of `run`, or of every run what nobody needs any more by `now`.
+/// What is in `buckets`: of `run`, or of every run.
 ///
 /// # Errors
 /// Exit 4 when a bucket cannot be listed; one that is not there holds nothing.
-pub(super) async fn find(
-    clients: &Clients,
-    buckets: &BTreeSet<String>,
-    run: Option<&RunId>,
-    now: Timestamp,
-) -> Result<Vec<Found>> {
-    let found = try_join_all(buckets.iter().map(|bucket| in_bucket(clients, bucket, run, now))).await?;
+pub(super) async fn find(clients: &Clients, buckets: &BTreeSet<String>, run: Option<&RunId>) -> Result<Vec<Found>> {
+    let found = try_join_all(buckets.iter().map(|bucket| in_bucket(clients, bucket, run))).await?;
     Ok(found.concat())
 }
 
-async fn in_bucket(clients: &Clients, bucket: &str, run: Option<&RunId>, now: Timestamp) -> Result<Vec<Found>> {
+async fn in_bucket(clients: &Clients, bucket: &str, run: Option<&RunId>) -> Result<Vec<Found>> {
     // Of one run only what is below its own name is listed.
     let prefix = run.map_or_else(|| PREFIX.to_owned(), |run| format!("{PREFIX}{run}/"));
     let mut pages = clients.s3.list_objects_v2().bucket(bucket).prefix(prefix).into_paginator().send();
@@ -43,7 +38,7 @@ async fn in_bucket(clients: &Clients, bucket: &str, run: Option<&RunId>, now: Ti
     while let Some(page) = pages.next().await {
         match page.map_err(AwsError::of("s3:ListBucket")) {
             Ok(page) => {
-                let left = page.contents().iter().filter_map(|object| left(object, bucket, run, now, &clients.region));
+                let left = page.contents().iter().filter_map(|object| left(object, bucket, run, &clients.region));
                 found.extend(left);
             }
             Err(error) if error.is(&["NoSuchBucket"]) => break,
@@ -53,12 +48,12 @@ async fn in_bucket(clients: &Clients, bucket: &str, run: Option<&RunId>, now: Ti
     Ok(found)
 }
 
-/// What an object is, if it is a tarball that was left behind.
-fn left(object: &Object, bucket: &str, run: Option<&RunId>, now: Timestamp, region: &str) -> Option<Found> {
+/// What an object is, if it is a tarball.
+fn left(object: &Object, bucket: &str, run: Option<&RunId>, region: &str) -> Option<Found> {
     let key = object.key()?;
     let of = run_of(key).filter(|of| run.is_none_or(|run| run == of))?;
     let expires = Timestamp::from_second(object.last_modified()?.secs()).ok()?.checked_add(NEEDED).ok()?;
-    (run.is_some() || expires <= now).then(|| Found {
+    Some(Found {
         kind: Kind::Object,
         id: format!("s3://{bucket}/{key}"),
         region: region.to_owned(),
@@ -89,6 +84,7 @@ mod tests {
     use aws_smithy_types::error::ErrorMetadata;
 
     use super::*;
+    use crate::provider::aws::gc::{LeftBehind, Runs};
     use crate::provider::aws::testing::mocked;
 
     const RUN: &str = "20261124t145112-3fa9c1";
@@ -138,7 +134,8 @@ mod tests {
             })
             .build();
         let clients = mocked(&[&pages]);
-        let found = find(&clients, &BTreeSet::from(["parcels".to_owned()]), None, now()).await.unwrap();
+        let found = find(&clients, &BTreeSet::from(["parcels".to_owned()]), None).await.unwrap();
+        let found = LeftBehind::of(found, &Runs::default(), now()).due;
         assert_eq!(found.iter().map(|one| one.id.clone()).collect::<Vec<_>>(), [format!("s3://parcels/{}", key(RUN))]);
         assert_eq!(place(&found[0].id), Some(("parcels", key(RUN).as_str())));
         assert_eq!(pages.num_calls(), 2);
@@ -150,7 +147,7 @@ mod tests {
         let its = mock!(aws_sdk_s3::Client::list_objects_v2)
             .match_requests(|request| request.prefix() == Some("amibake/20261124t145112-3fa9c1/"))
             .then_output(|| ListObjectsV2Output::builder().contents(object(&key(RUN), 0)).build());
-        let found = find(&mocked(&[&its]), &BTreeSet::from(["parcels".to_owned()]), Some(&run), now()).await.unwrap();
+        let found = find(&mocked(&[&its]), &BTreeSet::from(["parcels".to_owned()]), Some(&run)).await.unwrap();
         assert_eq!(found.len(), 1);
         let refused = |code: &'static str| -> Rule {
             mock!(aws_sdk_s3::Client::list_objects_v2).then_error(move || {
@@ -158,8 +155,8 @@ mod tests {
             })
         };
         let buckets = BTreeSet::from(["gone".to_owned()]);
-        assert_eq!(find(&mocked(&[&refused("NoSuchBucket")]), &buckets, None, now()).await.unwrap(), []);
-        let error = find(&mocked(&[&refused("AccessDenied")]), &buckets, None, now()).await.unwrap_err();
+        assert_eq!(find(&mocked(&[&refused("NoSuchBucket")]), &buckets, None).await.unwrap(), []);
+        let error = find(&mocked(&[&refused("AccessDenied")]), &buckets, None).await.unwrap_err();
         assert!(error.hint().unwrap().contains("s3:ListBucket"), "{error:?}");
     }
 }
