@@ -5,6 +5,8 @@
 
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
+use std::ops::Range;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// How the process ends. The numbers are part of the command line's contract (DESIGN, rule 8).
@@ -84,6 +86,24 @@ impl Error {
     #[must_use]
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
+    }
+
+    /// A fault in a file (exit 2): `path:line:column: message` with the line it is about. `span` is in bytes of `text`.
+    #[must_use]
+    pub fn at(path: &Path, text: &str, span: Option<Range<usize>>, message: &str) -> Self {
+        let message = message.trim_end().replace('\n', ", ");
+        let Some(start) = span.map(|span| text.floor_char_boundary(span.start)) else {
+            return Self::usage(format!("{}: {message}", path.display()));
+        };
+        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let number = text[..start].matches('\n').count() + 1;
+        let column = text[line_start..start].chars().count() + 1;
+        let line = text[line_start..].lines().next().unwrap_or_default();
+        // A tab is as wide in the line as under it.
+        let indent: String = line.chars().take(column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+        let margin = " ".repeat(number.to_string().len());
+        Self::usage(format!("{}:{number}:{column}: {message}", path.display()))
+            .with_detail(format!(" {number} | {line}\n {margin} | {indent}^"))
     }
 
     /// Verification refused (exit 3).

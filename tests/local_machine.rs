@@ -66,7 +66,7 @@ impl World {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::File::create(folder.join(&file)).unwrap().write_all(&bytes).unwrap();
         let url = format!("https://example.invalid/download/{VERSION}/{file}");
-        let locked = LockedArtifact { url, sha256: Sha256::of(&bytes) };
+        let locked = LockedArtifact::pinned(url, Sha256::of(&bytes));
         let lock = Lock {
             version: VERSION,
             stand_in: true,

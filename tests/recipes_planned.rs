@@ -19,9 +19,9 @@ fn root() -> &'static Path {
 }
 
 fn lock(version: Version) -> Lock {
-    let artifact = |arch: Arch| LockedArtifact {
-        url: format!("https://example.com/{version}/buildkit-{version}.linux-{arch}.tar.gz"),
-        sha256: Sha256::of(arch.as_str().as_bytes()),
+    let artifact = |arch: Arch| {
+        let url = format!("https://example.com/{version}/buildkit-{version}.linux-{arch}.tar.gz");
+        LockedArtifact::pinned(url, Sha256::of(arch.as_str().as_bytes()))
     };
     let artifacts = Arch::ALL.into_iter().map(|arch| (Platform(arch), artifact(arch))).collect();
     Lock { version, stand_in: false, artifacts }

@@ -92,16 +92,31 @@ impl<'a> Http<'a> {
         from: u64,
         validator: Option<&HeaderValue>,
     ) -> std::result::Result<Answer, Fault> {
+        let mut headers = HeaderMap::new();
+        if from > 0 {
+            // "bytes=", digits and "-" are a header's characters.
+            headers.extend(HeaderValue::try_from(format!("bytes={from}-")).ok().map(|range| (header::RANGE, range)));
+            headers.extend(validator.map(|validator| (header::IF_RANGE, validator.clone())));
+        }
+        let (response, here) = self.ask(url, &headers, None).await?;
+        self.judge(response, &here, from)
+    }
+
+    /// Sends `headers` to `url` and wherever it redirects to; `secret`, as `Authorization`, to the server of `url` alone.
+    /// Gives the response, whatever its status, and where it came from.
+    pub(super) async fn ask(
+        &mut self,
+        url: &Url,
+        headers: &HeaderMap,
+        secret: Option<&HeaderValue>,
+    ) -> std::result::Result<(Response, Url), Fault> {
         let mut here = url.clone();
         for _ in 0..=REDIRECTS {
-            let mut request = self.client(&here)?.get(here.clone());
+            let mut request = self.client(&here)?.get(here.clone()).headers(headers.clone());
             // A compressed archive must come as it is, or its digest is another's.
             request = request.header(header::ACCEPT_ENCODING, "identity");
-            if from > 0 {
-                request = request.header(header::RANGE, format!("bytes={from}-"));
-                if let Some(validator) = validator {
-                    request = request.header(header::IF_RANGE, validator);
-                }
+            if let Some(secret) = secret.filter(|_| here.origin() == url.origin()) {
+                request = request.header(header::AUTHORIZATION, secret);
             }
             let wait = self.limits.connect + self.limits.idle;
             let response = match tokio::time::timeout(wait, request.send()).await {
@@ -112,7 +127,7 @@ impl<'a> Http<'a> {
                 }
             };
             if !is_redirect(response.status()) {
-                return self.judge(response, &here, from);
+                return Ok((response, here));
             }
             here = next(&here, &response)?;
         }
@@ -197,7 +212,7 @@ fn host(url: &Url) -> &str {
 }
 
 /// What a status that is no success means.
-fn refusal(response: &Response, url: &Url) -> Fault {
+pub(super) fn refusal(response: &Response, url: &Url) -> Fault {
     let status = response.status();
     let error = Error::host(format!("{} answered {status} for {}", host(url), shown(url)));
     match status.as_u16() {

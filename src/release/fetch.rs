@@ -24,7 +24,7 @@ use crate::error::{Context, Error, Exit, Result};
 const STAND_IN_MARK: &str = "bin/amibake-stand-in";
 
 /// Releases have 60 to 90 MB; more than this is something else.
-const LARGEST: u64 = 1 << 30;
+pub(super) const LARGEST: u64 = 1 << 30;
 
 /// Fetches (or takes from the cache) and verifies the tarball of `lock` for `arch`. `members` are those a recipe needs
 /// (empty: whatever there is).

@@ -9,10 +9,12 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
 
+use super::evidence::{Evidence, Level, Signed};
 use super::{Arch, Platform, Sha256, Version};
 use crate::error::{Context, Error, Result};
 
@@ -40,6 +42,18 @@ pub struct LockedArtifact {
     pub url: String,
     /// What its bytes hash to.
     pub sha256: Sha256,
+    /// Its size in bytes, if that was noted.
+    pub size: Option<u64>,
+    /// Why the digest was believed; none in a lock that was written by hand.
+    pub evidence: Option<Evidence>,
+}
+
+impl LockedArtifact {
+    /// Pinned by hand: nothing says why.
+    #[must_use]
+    pub fn pinned(url: String, sha256: Sha256) -> Self {
+        Self { url, sha256, size: None, evidence: None }
+    }
 }
 
 /// The file as it is written; everything with its place, for messages.
@@ -58,6 +72,42 @@ struct Raw {
 struct RawArtifact {
     url: Spanned<String>,
     sha256: Sha256,
+    #[serde(default)]
+    size: Option<u64>,
+    #[serde(default)]
+    evidence: Option<Spanned<RawEvidence>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEvidence {
+    level: Level,
+    identity: Option<String>,
+    builder_commit: Option<String>,
+    log_index: Option<u64>,
+    signed_at: Option<Timestamp>,
+    recorded: Option<String>,
+    sbom_sha256: Option<Sha256>,
+}
+
+impl RawEvidence {
+    /// None when it says less, or more, than its level needs.
+    fn checked(self) -> Option<Evidence> {
+        let Self { level, recorded, sbom_sha256, .. } = self;
+        let signed = match (self.identity, self.builder_commit, self.log_index, self.signed_at) {
+            (Some(identity), Some(builder_commit), Some(log_index), Some(signed_at)) => {
+                Some(Signed { identity, builder_commit, log_index, signed_at })
+            }
+            (None, None, None, None) => None,
+            _ => return None,
+        };
+        let fits = match level {
+            Level::Signature => signed.is_some(),
+            Level::Recorded => signed.is_none() && recorded.is_some(),
+            Level::FirstUse => signed.is_none() && recorded.is_none(),
+        };
+        fits.then_some(Evidence { level, signed, recorded, sbom_sha256 })
+    }
 }
 
 impl Lock {
@@ -77,7 +127,7 @@ impl Lock {
     /// # Errors
     /// Exit 2 with line and column when it is not a lock, or one that may not have this name.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let fault = |span: Option<Range<usize>>, message: &str| fault(path, text, span, message);
+        let fault = |span: Option<Range<usize>>, message: &str| Error::at(path, text, span, message);
         let raw: Raw = toml::from_str(text).map_err(|error| fault(error.span(), error.message()))?;
         if *raw.schema.get_ref() != SCHEMA {
             let message = format!("unknown schema {}, this amibake reads {SCHEMA}", raw.schema.get_ref());
@@ -97,7 +147,15 @@ impl Lock {
                 key.get_ref().parse::<Platform>().map_err(|error| fault(Some(key.span()), &error.to_string()))?;
             check_url(value.url.get_ref(), raw.version, platform)
                 .map_err(|message| fault(Some(value.url.span()), &message))?;
-            artifacts.insert(platform, LockedArtifact { url: value.url.into_inner(), sha256: value.sha256 });
+            let evidence = value.evidence.map(|evidence| {
+                let span = evidence.span();
+                let incomplete = "evidence that does not say what its level needs: `signature` needs identity, \
+                                  builder_commit, log_index and signed_at, `recorded` needs recorded";
+                evidence.into_inner().checked().ok_or_else(|| fault(Some(span), incomplete))
+            });
+            let evidence = evidence.transpose()?;
+            let (url, sha256, size) = (value.url.into_inner(), value.sha256, value.size);
+            artifacts.insert(platform, LockedArtifact { url, sha256, size, evidence });
         }
         Ok(Self { version: raw.version, stand_in, artifacts })
     }
@@ -120,6 +178,12 @@ impl Lock {
             // Only URLs that were checked come here: nothing in them needs an escape, but a quote would.
             let url = toml::Value::from(artifact.url.as_str());
             let _ = write!(text, "\n[artifact.\"{platform}\"]\nurl = {url}\nsha256 = \"{}\"\n", artifact.sha256);
+            if let Some(size) = artifact.size {
+                let _ = writeln!(text, "size = {size}");
+            }
+            if let Some(evidence) = &artifact.evidence {
+                let _ = write!(text, "\n[artifact.\"{platform}\".evidence]\n{}", evidence_toml(evidence));
+            }
         }
         text
     }
@@ -155,6 +219,23 @@ impl Lock {
     }
 }
 
+fn evidence_toml(evidence: &Evidence) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let mut text = format!("level = \"{}\"\n", evidence.level);
+    if let Some(Signed { identity, builder_commit, log_index, signed_at }) = &evidence.signed {
+        let (identity, commit) = (quoted(identity), quoted(builder_commit));
+        let _ = write!(text, "identity = {identity}\nbuilder_commit = {commit}\nlog_index = {log_index}\n");
+        let _ = writeln!(text, "signed_at = \"{signed_at}\"");
+    }
+    if let Some(recorded) = &evidence.recorded {
+        let _ = writeln!(text, "recorded = {}", quoted(recorded));
+    }
+    if let Some(sbom) = evidence.sbom_sha256 {
+        let _ = writeln!(text, "sbom_sha256 = \"{sbom}\"");
+    }
+    text
+}
+
 /// The file name of a release's tarball.
 pub(super) fn file_name(version: Version, platform: Platform) -> String {
     format!("buildkit-{version}.{}.tar.gz", platform.file_part())
@@ -180,23 +261,6 @@ fn check_url(text: &str, version: Version, platform: Platform) -> std::result::R
         return Err(format!("the URL of {version} for {platform} must end in `/{version}/{file}`"));
     }
     Ok(())
-}
-
-/// `path:line:column: message` with the line it is about.
-fn fault(path: &Path, text: &str, span: Option<Range<usize>>, message: &str) -> Error {
-    let message = message.trim_end().replace('\n', ", ");
-    let Some(start) = span.map(|span| text.floor_char_boundary(span.start)) else {
-        return Error::usage(format!("{}: {message}", path.display()));
-    };
-    let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
-    let number = text[..start].matches('\n').count() + 1;
-    let column = text[line_start..start].chars().count() + 1;
-    let line = text[line_start..].lines().next().unwrap_or_default();
-    // A tab is as wide in the line as under it.
-    let indent: String = line.chars().take(column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
-    let margin = " ".repeat(number.to_string().len());
-    Error::usage(format!("{}:{number}:{column}: {message}", path.display()))
-        .with_detail(format!(" {number} | {line}\n {margin} | {indent}^"))
 }
 
 #[cfg(test)]
@@ -240,6 +304,35 @@ mod tests {
             String::new(),
         ];
         insta::assert_snapshot!(cases.iter().map(|text| refused(text)).collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn evidence_is_written_and_read_back_and_says_what_its_level_needs() {
+        let signed = Signed {
+            identity: "https://github.com/docker/github-builder/.github/workflows/bake.yml@refs/tags/v1.4.0".into(),
+            builder_commit: "0e0d465c6dca36f73e0798e31e691990f99e6ec4".into(),
+            log_index: 658_949_562,
+            signed_at: "2026-03-02T10:15:00Z".parse().unwrap(),
+        };
+        let recorded = Some("a \"quoted\" record".to_owned());
+        let sbom_sha256 = Some(Sha256::of(b"sbom"));
+        let mut lock = Lock::parse(SHIPPED, Path::new("amibake.lock")).unwrap();
+        for evidence in [
+            Evidence { level: Level::Signature, signed: Some(signed), recorded: recorded.clone(), sbom_sha256 },
+            Evidence { level: Level::Recorded, signed: None, recorded, sbom_sha256: None },
+            Evidence { level: Level::FirstUse, signed: None, recorded: None, sbom_sha256 },
+        ] {
+            for artifact in lock.artifacts.values_mut() {
+                (artifact.size, artifact.evidence) = (Some(67_108_864), Some(evidence.clone()));
+            }
+            let text = lock.to_toml();
+            assert_eq!(Lock::parse(&text, Path::new("amibake.lock")).unwrap(), lock, "{text}");
+            // A level that somebody wrote over another is not believed.
+            for level in Level::ALL.into_iter().filter(|level| *level != evidence.level) {
+                let edited = text.replace(&format!("level = \"{}\"", evidence.level), &format!("level = \"{level}\""));
+                assert!(Lock::parse(&edited, Path::new("amibake.lock")).is_err(), "{edited}");
+            }
+        }
     }
 
     #[test]

@@ -36,6 +36,19 @@ impl Mirror {
 }
 
 impl Mirror {
+    /// Where the file `name` lies here, beside the versions.
+    pub(super) fn file(&self, name: &str) -> Result<Source> {
+        match self {
+            Mirror::Http(base) => {
+                let mut url = base.clone();
+                let odd = |()| Error::usage(format!("{} is no address of a release mirror", shown(base)));
+                url.path_segments_mut().map_err(odd)?.pop_if_empty().push(name);
+                Ok(Source::Http(url))
+            }
+            Mirror::Dir(folder) => Ok(Source::File(folder.join(name))),
+        }
+    }
+
     /// The address here of the file whose locked address is `locked`, for another machine; none in a folder of this one. May
     /// hold a password.
     ///

@@ -7,11 +7,15 @@ mod version;
 
 pub use digest::{BadSha256, Sha256};
 pub use platform::{Arch, Platform, UnknownPlatform};
-pub use version::{BadVersion, Version};
+pub use version::{BadVersion, Stage, Version};
+
+pub mod evidence;
 
 mod archive;
 mod artifact;
 mod fetch;
+mod gather;
+mod index;
 mod lock;
 mod mirror;
 mod store;
@@ -20,6 +24,8 @@ pub use artifact::Artifact;
 #[cfg(test)]
 pub(crate) use artifact::unverified_for_tests;
 pub use fetch::{Extract, Fetch, fetch};
+pub use gather::{Gather, Gathered, Renewed};
+pub use index::{Channel, Index, Listed, Place, Token};
 pub use lock::{Lock, LockedArtifact};
 pub use mirror::Mirror;
 pub use store::{forget, unpinned};

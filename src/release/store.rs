@@ -89,6 +89,22 @@ impl Store {
     }
 }
 
+/// Keeps a release's SBOM in the cache, under its digest: `<cache>/releases/sbom/<digest>.json`.
+///
+/// # Errors
+/// Exit 4 when the cache cannot be written.
+pub(super) fn keep_sbom(cache_dir: &Path, sbom: &[u8]) -> Result<()> {
+    let folder = cache_dir.join("releases").join("sbom");
+    let keep = || -> io::Result<()> {
+        fs::create_dir_all(&folder)?;
+        let mut new = tempfile::NamedTempFile::new_in(&folder)?;
+        new.write_all(sbom)?;
+        new.persist(folder.join(format!("{}.json", Sha256::of(sbom))))?;
+        Ok(())
+    };
+    keep().or_host(|| format!("cannot write to the cache folder {}", folder.display()))
+}
+
 /// Tarballs in the cache that `lock` does not pin, with their sizes in bytes. Another project may pin them: all that is lost
 /// with one is the time to fetch it.
 ///
@@ -138,7 +154,7 @@ mod tests {
         store.accept(&[]).unwrap();
         fs::write(cache.path().join("releases/sha256/readme"), "").unwrap();
         assert_eq!(unpinned(cache.path(), None).unwrap(), [(digest, 7)]);
-        let artifact = crate::release::LockedArtifact { url: String::new(), sha256: digest };
+        let artifact = crate::release::LockedArtifact::pinned(String::new(), digest);
         let platform = crate::release::Platform(crate::release::Arch::Amd64);
         let lock = crate::release::Lock {
             version: crate::release::Version::new(0, 31, 2),

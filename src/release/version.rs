@@ -1,4 +1,4 @@
-//! A BuildKit version: a stable release tag `vMAJOR.MINOR.PATCH`.
+//! A BuildKit version: a release tag `vMAJOR.MINOR.PATCH`, or one on the way to it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,19 +14,59 @@ pub struct Version {
     pub minor: u64,
     /// Patch.
     pub patch: u64,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a version is; what is not stable comes before what is. Spelt `-rc1` behind the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// `-alpha1`.
+    Alpha(u32),
+    /// `-beta3`.
+    Beta(u32),
+    /// `-rc2`.
+    Candidate(u32),
+    /// A release.
+    Stable,
 }
 
 impl Version {
     /// `v<major>.<minor>.<patch>`.
     #[must_use]
     pub const fn new(major: u64, minor: u64, patch: u64) -> Self {
-        Self { major, minor, patch }
+        Self { major, minor, patch, stage: Stage::Stable }
+    }
+
+    /// Whether it is a release, and not on the way to one.
+    #[must_use]
+    pub fn is_stable(self) -> bool {
+        self.stage == Stage::Stable
+    }
+
+    /// Whether releases like it are signed: from v0.27.0 on, its candidates included.
+    #[must_use]
+    pub fn is_signed_era(self) -> bool {
+        (self.major, self.minor) >= (0, 27)
+    }
+
+    /// Whether it is of v0.27, the first that were signed, in part by another workflow.
+    #[must_use]
+    pub fn is_first_signed(self) -> bool {
+        (self.major, self.minor) == (0, 27)
     }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "v{}.{}.{}", self.major, self.minor, self.patch)
+        let Self { major, minor, patch, stage } = self;
+        let stage = match stage {
+            Stage::Alpha(number) => format!("-alpha{number}"),
+            Stage::Beta(number) => format!("-beta{number}"),
+            Stage::Candidate(number) => format!("-rc{number}"),
+            Stage::Stable => String::new(),
+        };
+        f.pad(&format!("v{major}.{minor}.{patch}{stage}"))
     }
 }
 
@@ -41,10 +81,21 @@ impl FromStr for Version {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = || BadVersion(text.to_owned());
         let parsed = semver::Version::parse(text.strip_prefix('v').ok_or_else(bad)?).map_err(|_| bad())?;
-        if !parsed.pre.is_empty() || !parsed.build.is_empty() {
+        if !parsed.build.is_empty() {
             return Err(bad());
         }
-        Ok(Self::new(parsed.major, parsed.minor, parsed.patch))
+        let stages: [(&str, fn(u32) -> Stage); 3] =
+            [("alpha", Stage::Alpha), ("beta", Stage::Beta), ("rc", Stage::Candidate)];
+        let pre = parsed.pre.as_str();
+        let stage = if pre.is_empty() {
+            Some(Stage::Stable)
+        } else {
+            let named = stages.iter().find_map(|(name, stage)| Some((pre.strip_prefix(name)?, stage)));
+            named.and_then(|(number, stage)| Some(stage(number.parse().ok()?)))
+        };
+        let version = Self { stage: stage.ok_or_else(bad)?, ..Self::new(parsed.major, parsed.minor, parsed.patch) };
+        // Only the one spelling: `-rc01` would be another tag.
+        if version.to_string() == text { Ok(version) } else { Err(bad()) }
     }
 }
 
@@ -65,11 +116,41 @@ impl<'de> Deserialize<'de> for Version {
 mod tests {
     use super::*;
 
+    fn version(text: &str) -> Version {
+        text.parse().unwrap()
+    }
+
     #[test]
-    fn only_stable_tags_are_versions_and_they_order_by_number() {
-        assert!("v0.9.3".parse::<Version>().unwrap() < "v0.31.2".parse::<Version>().unwrap());
-        for bad in ["0.31.2", "v0.31", "v0.31.2-rc1", "dockerfile/1.4.0", "v0.31.2+x", "v00.1.2", ""] {
+    fn versions_order_by_number_and_then_by_stage() {
+        let ordered = ["v0.9.3", "v0.13.0-beta2", "v0.13.0-beta10", "v0.13.0-rc1", "v0.13.0", "v0.31.2", "v1.0.0"];
+        assert!(ordered.map(version).is_sorted());
+        assert_eq!(ordered.map(|text| version(text).to_string()), ordered);
+        assert!(!version("v0.13.0-rc1").is_stable());
+    }
+
+    #[test]
+    fn what_is_no_version_of_buildkit() {
+        for bad in [
+            "0.31.2",
+            "v0.31",
+            "dockerfile/1.4.0",
+            "v0.31.2+x",
+            "v00.1.2",
+            "",
+            "v0.31.2-rc",
+            "v0.31.2-rc01",
+            "v0.31.2-rc.1",
+            "v0.31.2-labs1",
+            "v0.31.2-rc1 ",
+        ] {
             assert!(bad.parse::<Version>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_signed_era_begins_with_its_candidates() {
+        assert!(version("v0.27.0-rc1").is_signed_era() && version("v0.27.0").is_signed_era());
+        assert!(version("v1.0.0").is_signed_era() && !version("v0.26.9").is_signed_era());
+        assert!(version("v0.27.3").is_first_signed() && !version("v0.28.0").is_first_signed());
     }
 }

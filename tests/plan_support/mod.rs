@@ -125,9 +125,9 @@ pub fn recipe(text: &str) -> Recipe {
 }
 
 pub fn lock() -> Lock {
-    let artifact = |digit: &str| LockedArtifact {
-        url: "https://releases.example.com/v0.31.2/buildkit.tar.gz".to_owned(),
-        sha256: digit.repeat(64).parse().unwrap(),
+    let artifact = |digit: &str| {
+        let url = "https://releases.example.com/v0.31.2/buildkit.tar.gz".to_owned();
+        LockedArtifact::pinned(url, digit.repeat(64).parse().unwrap())
     };
     Lock {
         version: Version::new(0, 31, 2),

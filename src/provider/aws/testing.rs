@@ -43,10 +43,8 @@ pub(super) fn mocked(rules: &[&Rule]) -> Clients {
 /// The plan for amd64 of a recipe called `r` that goes on with `recipe`, from an AMI of 8 GiB.
 pub(super) fn planned(recipe: &str) -> Plan {
     let recipe = crate::recipe::parse("r.toml", format!("name = \"r\"\n{recipe}"), &[]).unwrap();
-    let locked = LockedArtifact {
-        url: "https://releases.example/v0.31.2/buildkit-v0.31.2.linux-amd64.tar.gz".to_owned(),
-        sha256: Sha256::of(b"buildkit"),
-    };
+    let url = "https://releases.example/v0.31.2/buildkit-v0.31.2.linux-amd64.tar.gz".to_owned();
+    let locked = LockedArtifact::pinned(url, Sha256::of(b"buildkit"));
     let lock = Lock {
         version: Version::new(0, 31, 2),
         artifacts: BTreeMap::from([(Platform(Arch::Amd64), locked)]),

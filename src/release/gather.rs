@@ -1,0 +1,182 @@
+//! Fetches what a release offers beside its tarballs, and moves the lock once all of it holds.
+
+use std::path::Path;
+
+use futures_util::future::{try_join, try_join_all, try_join4};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::evidence::{self, Level, Offer, Stated, TrustedRoot, Verdict};
+use super::index::Listed;
+use super::lock::file_name;
+use super::{Artifact, Fetch, Lock, LockedArtifact, Mirror, Platform, Sha256, Version};
+use crate::bake::Reporter;
+use crate::download::Source;
+use crate::download::page::Ask;
+use crate::error::{Context as _, Result};
+
+/// Where BuildKit's releases are: `<base>/<version>/<file>`.
+const DOWNLOADS: &str = "https://github.com/moby/buildkit/releases/download";
+
+/// A bundle holds a statement with all materials of a build: some hundred kB. An SBOM has a few MB.
+const LARGEST_BUNDLE: u64 = 16 << 20;
+const LARGEST_SBOM: u64 = 64 << 20;
+
+/// Which release is looked at, and how.
+pub struct Gather<'a> {
+    /// Which version.
+    pub version: Version,
+    /// What the index says of it, if it was read.
+    pub listed: Option<&'a Listed>,
+    /// Where to get it from instead of GitHub.
+    pub mirror: Option<&'a Mirror>,
+    /// Whom signatures are believed from.
+    pub root: &'a TrustedRoot,
+    /// amibake's cache.
+    pub cache_dir: &'a Path,
+    /// True for the stand-in release that tests make.
+    pub stand_in: bool,
+}
+
+/// A release that was looked at for one platform, and what its lock would say.
+#[derive(Debug)]
+pub struct Gathered {
+    /// What was looked at.
+    pub verdict: Verdict,
+    /// The release's SBOM.
+    sbom: Option<Vec<u8>>,
+}
+
+/// The tarballs of a release, fetched and held against the evidence.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The lock that pins them.
+    pub lock: Lock,
+    /// The tarballs.
+    pub artifacts: Vec<Artifact>,
+}
+
+impl Gather<'_> {
+    /// Looks at the evidence for each of `platforms`, side by side.
+    ///
+    /// # Errors
+    /// Exit 4 when something cannot be fetched: what is not there is an answer, what cannot be reached is none.
+    pub async fn look(&self, platforms: &[Platform], reporter: &Reporter) -> Result<Vec<Gathered>> {
+        try_join_all(platforms.iter().map(|platform| self.look_at(*platform, reporter))).await
+    }
+
+    async fn look_at(&self, platform: Platform, reporter: &Reporter) -> Result<Gathered> {
+        let file = file_name(self.version, platform);
+        let sidecar = |kind: &str| file.replace(".tar.gz", &format!(".{kind}.json"));
+        let (bundle, provenance, sbom, stated) = try_join4(
+            self.read(sidecar("sigstore"), LARGEST_BUNDLE, reporter),
+            self.read(sidecar("provenance"), LARGEST_BUNDLE, reporter),
+            self.read(sidecar("sbom"), LARGEST_SBOM, reporter),
+            async { Ok(self.listed.map_or(Stated::Unknown, |listed| listed.stated(&file))) },
+        )
+        .await?;
+        let offer = Offer { version: self.version, platform, bundle, provenance, sbom, stated };
+        let verdict = evidence::judge(&offer, self.root);
+        Ok(Gathered { verdict, sbom: offer.sbom })
+    }
+
+    /// A file of the release; none if it is not there.
+    async fn read(&self, file: String, most: u64, reporter: &Reporter) -> Result<Option<Vec<u8>>> {
+        match self.source(&file)? {
+            Source::Http(url) => {
+                let page = Ask { accept: &[404, 410], ..Ask::new(&url, most) }.send(reporter).await?;
+                Ok((page.status == 200).then_some(page.bytes))
+            }
+            Source::File(path) => match tokio::fs::read(&path).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error).or_host(|| format!("cannot read {}", path.display())),
+            },
+        }
+    }
+
+    fn source(&self, file: &str) -> Result<Source> {
+        let url = Url::parse(&self.url(file)).or_host(|| format!("{file} makes no address"))?;
+        match self.mirror {
+            Some(mirror) => mirror.source(&url),
+            None => Ok(Source::Http(url)),
+        }
+    }
+
+    fn url(&self, file: &str) -> String {
+        format!("{DOWNLOADS}/{}/{file}", self.version)
+    }
+
+    /// The lock that pins what was looked at, if every platform reaches `least`; its tarballs are fetched and must be what
+    /// the evidence says.
+    ///
+    /// # Errors
+    /// Exit 3 when the evidence or a tarball is refused, exit 4 when something cannot be fetched or written; interrupted.
+    pub async fn renew(
+        &self,
+        gathered: Vec<Gathered>,
+        least: Level,
+        reporter: &Reporter,
+        cancel: &CancellationToken,
+    ) -> Result<Renewed> {
+        for one in &gathered {
+            one.verdict.demand(least)?;
+        }
+        let pinned = gathered.iter().map(|one| self.pin(one, reporter));
+        let artifacts = try_join_all(pinned).await?.into_iter().collect();
+        let mut lock = Lock { version: self.version, stand_in: self.stand_in, artifacts };
+        let (fetched, ()) = try_join(self.fetch(&lock, reporter, cancel), self.keep(&gathered)).await?;
+        for artifact in &fetched {
+            if let Some(locked) = lock.artifacts.get_mut(&Platform(artifact.arch())) {
+                locked.size = Some(artifact.size());
+            }
+        }
+        Ok(Renewed { lock, artifacts: fetched })
+    }
+
+    async fn pin(&self, gathered: &Gathered, reporter: &Reporter) -> Result<(Platform, LockedArtifact)> {
+        let verdict = &gathered.verdict;
+        let file = file_name(self.version, verdict.platform);
+        let sha256 = match verdict.digest {
+            Some(digest) => digest,
+            // Nothing says what it should be, and that was asked for.
+            None => self.first_use(&file, reporter).await?,
+        };
+        let evidence = Some(verdict.evidence.clone());
+        Ok((verdict.platform, LockedArtifact { url: self.url(&file), sha256, size: None, evidence }))
+    }
+
+    /// The digest of what comes. It is fetched again to be read: only releases from before v0.11 come to this.
+    async fn first_use(&self, file: &str, reporter: &Reporter) -> Result<Sha256> {
+        match self.source(file)? {
+            Source::Http(url) => Ask::new(&url, super::fetch::LARGEST).hash(reporter).await,
+            Source::File(path) => {
+                let cannot = || format!("cannot read {}", path.display());
+                let growing = crate::download::Growing::complete(std::fs::File::open(&path).or_host(cannot)?);
+                let growing = growing.or_host(cannot)?;
+                let like = crate::download::Digest::Sha256(Sha256::of(b""));
+                let hashed = tokio::task::spawn_blocking(move || crate::download::hash(&growing, like)).await;
+                match hashed.or_host(cannot)?.or_host(cannot)? {
+                    crate::download::Digest::Sha256(digest) => Ok(digest),
+                    crate::download::Digest::Sha512(_) => Err(crate::error::Error::host(cannot())),
+                }
+            }
+        }
+    }
+
+    async fn fetch(&self, lock: &Lock, reporter: &Reporter, cancel: &CancellationToken) -> Result<Vec<Artifact>> {
+        let all = lock.artifacts.keys().map(|platform| {
+            let fetch = Fetch { mirror: self.mirror, ..Fetch::new(lock, platform.0, self.cache_dir) };
+            async move { fetch.run(reporter, cancel).await }
+        });
+        try_join_all(all).await
+    }
+
+    /// SBOMs stay in the cache under their digests, which the lock names.
+    async fn keep(&self, gathered: &[Gathered]) -> Result<()> {
+        for sbom in gathered.iter().filter_map(|one| one.sbom.as_deref()) {
+            super::store::keep_sbom(self.cache_dir, sbom)?;
+        }
+        Ok(())
+    }
+}
