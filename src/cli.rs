@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands;
+use crate::config::Config;
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::plan::ImageFormat;
 use crate::provider::local::base::Override;
@@ -26,7 +27,7 @@ use crate::report::{Color, Talk};
         amibake verify builder agent     boot both images as a pair and run every check\n  \
         amibake plan builder             print what a build would do, to the byte\n\n\
         Exit status: 0 done, 1 bake or check failed, 2 usage or recipe, 3 verification refused,\n\
-        4 cloud or host refused, 5 done but leftovers remain, 130 interrupted."
+        4 cloud or host refused, 5 done but leftovers remain, 10 out of date (check), 130 interrupted."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -75,6 +76,28 @@ enum Command {
     /// Boot baked images as a group and run every check, over a reboot
     #[command(after_help = "Examples:\n  amibake verify builder agent\n  amibake verify builder --keep")]
     Verify(VerifyArgs),
+    /// Say whether something is out of date: BuildKit, bases, recipes, images
+    #[command(after_help = "Examples:\n  amibake check\n  amibake check --arch amd64,arm64 --max-age 30d\n  \
+        amibake check || amibake update && amibake build --all --verify\n\n\
+        Launches nothing and downloads no tarball. What cannot be asked (no AWS at hand) is said and does not count.\n\
+        Exit status 0 if all is current, 10 if something is out of date, others are errors.")]
+    Check(commands::check::CheckArgs),
+    /// List BuildKit's releases, and what evidence each offers
+    #[command(after_help = "Examples:\n  amibake releases\n  amibake releases --channel rc --json\n\n\
+        Read from GitHub's API; an unchanged list costs nothing of its quota. GITHUB_TOKEN or GH_TOKEN allows more requests.")]
+    Releases(commands::releases::ReleasesArgs),
+    /// Move the lock to another BuildKit release, once everything that vouches for it was looked at
+    #[command(after_help = "Examples:\n  amibake update                  to the newest stable release\n  \
+        amibake update --to v0.31.2     to this one; needs no list of releases\n  amibake update --dry-run --json\n\n\
+        For every platform: the Sigstore bundle (mandatory since v0.27.0), digests that others publish, the provenance\n\
+        and the index must all agree, and the tarball with them. Exit status 3 if anything is refused: the lock then stays.")]
+    Update(commands::update::UpdateArgs),
+    /// Show all evidence for a BuildKit release, and whether it holds
+    #[command(after_help = "Examples:\n  amibake verify-release              the release of the lock\n  \
+        amibake verify-release v0.32.2 --json\n\n\
+        ✓ holds, and proves it   ~ agrees, and proves nothing   - is not there   ✗ is refused\n\
+        Exit status 3 if anything is refused.")]
+    VerifyRelease(commands::verify_release::VerifyReleaseArgs),
     /// Fetch and verify the locked BuildKit release, and print path and digest
     #[command(after_help = "Examples:\n  amibake fetch\n  amibake fetch --arch arm64 --json\n  \
         amibake fetch --extract bin/buildctl --to ~/.local/bin")]
@@ -353,6 +376,8 @@ pub struct Settings {
     pub runs: PathBuf,
     /// How talk is shown.
     pub talk: Talk,
+    /// What `amibake.toml` decides.
+    pub config: Config,
 }
 
 impl Settings {
@@ -376,7 +401,8 @@ impl Settings {
         let lock = global.lock.as_deref().map_or_else(|| Ok(project.join("amibake.lock")), absolute)?;
         let runs = project.join(".amibake").join("runs");
         let talk = Talk { color: global.color, verbose: global.verbose, quiet: global.quiet };
-        Ok(Self { project, lock, cache, runs, talk })
+        let config = Config::load(&project)?;
+        Ok(Self { project, lock, cache, runs, talk, config })
     }
 
     /// The folder of finished images.
@@ -476,6 +502,10 @@ impl Command {
             Command::Verify(args) => args.planning.json,
             Command::Validate(args) => args.json,
             Command::Fetch(args) => args.json,
+            Command::Check(args) => args.planning.json,
+            Command::Releases(args) => args.json,
+            Command::Update(args) => args.json,
+            Command::VerifyRelease(args) => args.json,
             Command::Gc(args) => args.json,
             Command::Doctor(args) => args.json,
             Command::Images(args) => args.which.json,
@@ -497,6 +527,10 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Validate(args) => commands::validate::run(settings, &args),
         Command::Verify(args) => commands::verify::run(settings, &args),
         Command::Fetch(args) => commands::fetch::run(settings, &args),
+        Command::Check(args) => commands::check::run(settings, &args),
+        Command::Releases(args) => commands::releases::run(settings, &args),
+        Command::Update(args) => commands::update::run(settings, &args),
+        Command::VerifyRelease(args) => commands::verify_release::run(settings, &args),
         Command::Gc(args) => commands::gc::run(settings, &args),
         Command::Doctor(args) => commands::doctor::run(settings, &args),
         Command::Images(args) => commands::images::run(settings, &args),

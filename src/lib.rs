@@ -3,8 +3,9 @@
 //! The map of the modules, in the order of a bake (DESIGN, "Flow"):
 //!
 //! - [`cli`]: arguments → settings; [`commands`] wires the rest together, one file a command.
+//! - [`config`]: `amibake.toml`, what a project decides for all commands.
 //! - [`recipe`]: TOML → a valid [`recipe::Recipe`], all faults at once.
-//! - [`release`]: versions, the lock, fetching and verifying; the only maker of [`release::Artifact`].
+//! - [`release`]: versions, the index, evidence, the lock, fetching and verifying; the only maker of [`release::Artifact`].
 //! - [`download`]: the one downloader.
 //! - [`plan`]: pure: recipe + lock + facts → [`plan::Plan`] and its fingerprint.
 //! - [`provider`]: who supplies machines; `local` (QEMU) behind the traits.
@@ -18,6 +19,7 @@ pub mod bake;
 pub mod catalog;
 pub mod cli;
 pub mod commands;
+pub mod config;
 pub mod doctor;
 pub mod download;
 pub mod error;

@@ -121,6 +121,7 @@ fn plan(base: &Path, artifact: &Artifact) -> Plan {
             url: String::new(),
             sha256: artifact.sha256(),
             stand_in: true,
+            evidence: None,
             members: Vec::new(),
         },
         machine: MachinePlan {

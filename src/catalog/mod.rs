@@ -1,6 +1,7 @@
 //! What we baked, what is in use, and what can go. PURE: entries in, choices out. Providers fill the entries
 //! ([`crate::provider::Catalog`]); nothing here asks or removes anything.
 
+mod currency;
 mod distribute;
 mod promote;
 mod select;
@@ -10,8 +11,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::release::evidence::Level;
 use crate::release::{Arch, Version};
 
+pub use currency::{Finding, Standing, newest_image, of_image, of_pair, of_release};
 pub use distribute::{Act, Has, Users, Wish, missing};
 pub use promote::{before, check_channel, mismatch, newest, parameter, refusal};
 pub use select::{Choice, Filter, Policy, Why, choose};
@@ -35,6 +38,8 @@ pub struct Entry {
     pub buildkit: Version,
     /// True for the stand-in release that tests make.
     pub stand_in: bool,
+    /// How well its BuildKit was vouched for; none if nothing says.
+    pub evidence: Option<Level>,
     /// Architecture.
     pub arch: Arch,
     /// Fingerprint of the plan it was baked by.

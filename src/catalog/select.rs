@@ -164,7 +164,7 @@ pub(super) mod testing {
     use super::*;
     use crate::catalog::{Base, Snapshot};
 
-    pub(super) const NOW: i64 = 1_800_000_000;
+    pub(in crate::catalog) const NOW: i64 = 1_800_000_000;
 
     pub(in crate::catalog) fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
@@ -178,6 +178,7 @@ pub(super) mod testing {
             recipe: recipe.to_owned(),
             buildkit: crate::release::Version::new(0, 31, 2),
             stand_in: false,
+            evidence: None,
             arch: Arch::Amd64,
             fingerprint: number.to_string(),
             run: "run".to_owned(),

@@ -207,6 +207,7 @@ fn as_json(built: &Built<'_>) -> serde_json::Value {
     value["fingerprint"] = plan.fingerprint.to_string().into();
     value["buildkit"] = plan.artifact.version.to_string().into();
     value["stand_in"] = plan.artifact.stand_in.into();
+    value["evidence"] = json!(plan.artifact.evidence);
     value
 }
 
@@ -224,7 +225,13 @@ fn tell(settings: &Settings, built: &[Built<'_>], started: Instant) {
                 let image = image_of(outcome);
                 let how = if matches!(outcome, Outcome::Existing { .. }) { "exists" } else { "baked" };
                 let digest = image.sha256.map(|sha256| format!("  sha256:{}", sha256.short(12))).unwrap_or_default();
-                report::say(&format!("{how}  {}  {}{digest}", image.name, human_bytes(image.size_bytes)));
+                let artifact = &one.plan.artifact;
+                let vouched = match artifact.evidence {
+                    Some(level) if level.is_unauthenticated() => "  BuildKit UNAUTHENTICATED (first-use)".to_owned(),
+                    Some(level) => format!("  BuildKit {} ({level})", artifact.version),
+                    None => format!("  BuildKit {} (the lock does not say who vouches for it)", artifact.version),
+                };
+                report::say(&format!("{how}  {}  {}{digest}{vouched}", image.name, human_bytes(image.size_bytes)));
             }
             Ok(_) => {}
         }

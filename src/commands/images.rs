@@ -20,6 +20,7 @@ use crate::provider::aws::{Account, Aws};
 use crate::provider::local::Dist;
 use crate::recipe::{self, ProviderKind};
 use crate::release::Arch;
+use crate::release::evidence::Level;
 use crate::report;
 
 /// Which catalog, and which of its images.
@@ -77,7 +78,7 @@ enum ImagesCommand {
 }
 
 /// Seconds of an age: a whole number with `m`, `h`, `d` or `w`.
-fn age(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn age(text: &str) -> std::result::Result<u64, String> {
     let units = [('m', 60), ('h', 3600), ('d', 86_400), ('w', 7 * 86_400)];
     let parsed = units.iter().find_map(|(unit, seconds)| {
         let number = text.strip_suffix(*unit)?.parse::<u64>().ok()?;
@@ -190,7 +191,10 @@ pub(super) fn table(shown: &[&Entry], all: &[Entry], price: f64, now: Timestamp)
         [
             format!("{}{note}", entry.id),
             entry.recipe.clone(),
-            entry.buildkit.to_string(),
+            match entry.evidence {
+                Some(Level::FirstUse) => format!("{} (UNAUTHENTICATED)", entry.buildkit),
+                _ => entry.buildkit.to_string(),
+            },
             entry.arch.to_string(),
             for_a_person(entry.age(now)),
             entry.base.created.map_or_else(dash, |at| for_a_person(seconds_since(at, now))),

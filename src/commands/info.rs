@@ -4,6 +4,7 @@ use clap::CommandFactory as _;
 
 use crate::cli::Cli;
 use crate::error::Exit;
+use crate::release::evidence::{TrustedRoot, known_digests};
 use crate::{recipe, report};
 
 pub(crate) fn schema() -> Exit {
@@ -20,10 +21,21 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Exit {
 
 pub(crate) fn version(json: bool) -> Exit {
     let version = env!("CARGO_PKG_VERSION");
+    // The one in the program is whole, or its tests failed.
+    let root = TrustedRoot::embedded().ok().and_then(|root| root.newest());
+    let (known, newest) = known_digests();
     if json {
-        report::print_json(&serde_json::json!({ "version": version }));
+        report::print_json(&serde_json::json!({
+            "version": version, "trusted_root": { "newest": root },
+            "known_digests": { "count": known, "newest": newest },
+        }));
     } else {
-        report::print(&format!("amibake {version}"));
+        let root = root.map_or_else(|| "none".to_owned(), |at| at.strftime("%Y-%m-%d").to_string());
+        let newest = newest.map_or_else(|| "none".to_owned(), |version| version.to_string());
+        report::print(&format!(
+            "amibake {version}\ntrusted root   Sigstore's public one, its newest key of {root}\n\
+             known digests  {known}, the newest of BuildKit {newest}"
+        ));
     }
     Exit::Done
 }

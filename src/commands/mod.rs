@@ -3,6 +3,7 @@
 
 pub(crate) mod base;
 pub(crate) mod build;
+pub(crate) mod check;
 pub(crate) mod distribute;
 pub(crate) mod doctor;
 pub(crate) mod fetch;
@@ -13,10 +14,13 @@ pub(crate) mod plan;
 mod prepare;
 pub(crate) mod promote;
 pub(crate) mod prune;
+pub(crate) mod releases;
 pub(crate) mod render;
 mod signals;
+pub(crate) mod update;
 pub(crate) mod validate;
 pub(crate) mod verify;
+pub(crate) mod verify_release;
 
 use std::future::Future;
 

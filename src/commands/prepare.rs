@@ -124,6 +124,9 @@ pub(super) async fn prepare(settings: &Settings, planning: &Planning, names: &[S
         }
     }
     let lock = Lock::load(&settings.lock)?;
+    if let Some(least) = settings.config.trust.require {
+        lock.demand(least).map_err(|error| error.with_detail(format!("  demanded by {}", crate::config::FILE)))?;
+    }
     let sink = settings.talk.sink();
     let general = Reporter::new("", vec![Arc::clone(&sink)]);
     if lock.stand_in {
@@ -138,7 +141,7 @@ pub(super) async fn prepare(settings: &Settings, planning: &Planning, names: &[S
 
 /// Architectures asked for, each once. By default what this machine runs, and what the Elastic CI Stack runs unless told
 /// otherwise.
-fn arches(planning: &Planning) -> Result<Vec<Arch>> {
+pub(super) fn arches(planning: &Planning) -> Result<Vec<Arch>> {
     let mut arches: Vec<Arch> = Vec::new();
     for arch in &planning.arch {
         if !arches.contains(arch) {
@@ -159,7 +162,7 @@ fn arches(planning: &Planning) -> Result<Vec<Arch>> {
 }
 
 /// How images are stored; options that mean nothing to the provider are refused rather than ignored.
-fn format(planning: &Planning) -> Result<ImageFormat> {
+pub(super) fn format(planning: &Planning) -> Result<ImageFormat> {
     match planning.provider {
         ProviderKind::Aws => {
             let given = [
@@ -189,7 +192,7 @@ fn format(planning: &Planning) -> Result<ImageFormat> {
     }
 }
 
-async fn provider(settings: &Settings, planning: &Planning, general: Reporter) -> Result<Box<dyn Provider>> {
+pub(super) async fn provider(settings: &Settings, planning: &Planning, general: Reporter) -> Result<Box<dyn Provider>> {
     Ok(match planning.provider {
         ProviderKind::Local => Box::new(Local::new(local::Settings {
             cache_dir: settings.cache.clone(),
@@ -207,7 +210,7 @@ async fn provider(settings: &Settings, planning: &Planning, general: Reporter) -
     })
 }
 
-async fn planned(
+pub(super) async fn planned(
     read: &Read,
     lock: &Lock,
     provider: &dyn Provider,

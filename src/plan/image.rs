@@ -7,6 +7,7 @@ use super::{ArtifactPlan, BaseImage, Fingerprint, ImageFormat, ImageName};
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use crate::release::Arch;
+use crate::release::evidence::Level;
 
 /// EC2's limits on a tag, in characters (User Guide, "Tag your Amazon EC2 resources", less the one it may add).
 const LONGEST_KEY: usize = 127;
@@ -51,6 +52,7 @@ impl Identity<'_> {
             ("amibake:arch", self.arch.to_string()),
             ("amibake:base", self.base.identity.clone()),
             ("amibake:stand-in", self.artifact.stand_in.to_string()),
+            ("amibake:evidence", self.artifact.evidence.map_or("none", Level::as_str).to_owned()),
         ];
         let stack = self.base.ami.as_ref().and_then(|ami| ami.stack.clone());
         let own = own.into_iter().chain(stack.map(|version| ("amibake:elastic-ci-stack", version)));

@@ -136,6 +136,7 @@ fn artifact(recipe: &Recipe, lock: &Lock, options: &Options) -> Result<ArtifactP
         url: locked.url.clone(),
         sha256: locked.sha256,
         stand_in: lock.stand_in,
+        evidence: locked.evidence.as_ref().map(|evidence| evidence.level),
         members: members.into_iter().collect(),
     })
 }

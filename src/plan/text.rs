@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Check, Plan, Step};
+use super::{ArtifactPlan, Check, Plan, Step};
+use crate::release::evidence::Level;
 
 /// The plan as text, for `amibake plan`: what `amibake build` does, in its order. Ends with a newline.
 #[must_use]
@@ -64,6 +65,7 @@ impl Text {
         let what = if artifact.stand_in { " (STAND-IN of the tests, not a real BuildKit)" } else { "" };
         self.row("buildkit", &format!("{}{what}", artifact.version));
         self.row("", &format!("sha256:{}", artifact.sha256));
+        self.row("", &vouched(artifact));
         self.row("", &artifact.url);
         if !artifact.members.is_empty() {
             self.row("", &format!("needs {}", artifact.members.join(", ")));
@@ -142,6 +144,19 @@ impl Text {
         for line in script.lines() {
             let indented = format!("    {line}");
             let _ = writeln!(self.0, "{}", if line.is_empty() { "" } else { &indented });
+        }
+    }
+}
+
+/// How well the release is vouched for, in words.
+fn vouched(artifact: &ArtifactPlan) -> String {
+    match artifact.evidence {
+        None => "vouched for by nothing that the lock says (`amibake verify-release` looks)".to_owned(),
+        Some(Level::FirstUse) => "UNAUTHENTICATED: believed because it came first (first-use)".to_owned(),
+        Some(level) => {
+            let era = Level::of_era(artifact.version);
+            let weaker = if level < era { format!("; releases like it have a {era}") } else { String::new() };
+            format!("vouched for: {level}{weaker}")
         }
     }
 }

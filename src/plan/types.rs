@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::recipe::{Filesystem, ProviderKind};
+use crate::release::evidence::Level;
 use crate::release::{Arch, Sha256, Version};
 
 /// Digest over all that shapes the image's content, and nothing else.
@@ -192,6 +193,8 @@ pub struct ArtifactPlan {
     pub sha256: Sha256,
     /// True for the stand-in release that tests make: never a real BuildKit.
     pub stand_in: bool,
+    /// How well that digest was vouched for when it was pinned; none if the lock does not say.
+    pub evidence: Option<Level>,
     /// Members the recipe needs: names as in the tarball; empty for all of them.
     pub members: Vec<String>,
 }

@@ -34,8 +34,8 @@ pub struct Gather<'a> {
     pub root: &'a TrustedRoot,
     /// amibake's cache.
     pub cache_dir: &'a Path,
-    /// True for the stand-in release that tests make.
-    pub stand_in: bool,
+    /// The lock as it is: what it pins of this version must still hold, and a stand-in's stays one.
+    pub lock: Option<&'a Lock>,
 }
 
 /// A release that was looked at for one platform, and what its lock would say.
@@ -75,7 +75,9 @@ impl Gather<'_> {
             async { Ok(self.listed.map_or(Stated::Unknown, |listed| listed.stated(&file))) },
         )
         .await?;
-        let offer = Offer { version: self.version, platform, bundle, provenance, sbom, stated };
+        let pinned = self.lock.filter(|lock| lock.version == self.version);
+        let pinned = pinned.and_then(|lock| lock.artifact(platform.0)).map(|locked| locked.sha256);
+        let offer = Offer { version: self.version, platform, bundle, provenance, sbom, stated, pinned };
         let verdict = evidence::judge(&offer, self.root);
         Ok(Gathered { verdict, sbom: offer.sbom })
     }
@@ -124,7 +126,8 @@ impl Gather<'_> {
         }
         let pinned = gathered.iter().map(|one| self.pin(one, reporter));
         let artifacts = try_join_all(pinned).await?.into_iter().collect();
-        let mut lock = Lock { version: self.version, stand_in: self.stand_in, artifacts };
+        let stand_in = self.lock.is_some_and(|lock| lock.stand_in);
+        let mut lock = Lock { version: self.version, stand_in, artifacts };
         let (fetched, ()) = try_join(self.fetch(&lock, reporter, cancel), self.keep(&gathered)).await?;
         for artifact in &fetched {
             if let Some(locked) = lock.artifacts.get_mut(&Platform(artifact.arch())) {

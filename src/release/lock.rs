@@ -212,6 +212,26 @@ impl Lock {
         write().or_host(|| format!("cannot write the lock {}", path.display()))
     }
 
+    /// Demands that everything in it is vouched for by `least`.
+    ///
+    /// # Errors
+    /// Exit 3.
+    pub fn demand(&self, least: Level) -> Result<()> {
+        for (platform, artifact) in &self.artifacts {
+            let level = artifact.evidence.as_ref().map(|evidence| evidence.level);
+            if level.is_none_or(|level| level < least) {
+                let said = level.map_or("nothing that the lock says".to_owned(), |level| format!("`{level}`"));
+                let message = format!(
+                    "BuildKit {} ({platform}) is vouched for by {said}, and `{least}` is demanded",
+                    self.version
+                );
+                let hint = format!("`amibake update --to {}` looks for it and writes what it finds", self.version);
+                return Err(Error::refused(message).with_hint(hint));
+            }
+        }
+        Ok(())
+    }
+
     /// The tarball for `arch`, if the lock has it.
     #[must_use]
     pub fn artifact(&self, arch: Arch) -> Option<&LockedArtifact> {

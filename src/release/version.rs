@@ -84,14 +84,13 @@ impl FromStr for Version {
         if !parsed.build.is_empty() {
             return Err(bad());
         }
-        let stages: [(&str, fn(u32) -> Stage); 3] =
-            [("alpha", Stage::Alpha), ("beta", Stage::Beta), ("rc", Stage::Candidate)];
         let pre = parsed.pre.as_str();
+        let number = |name: &str| pre.strip_prefix(name)?.parse::<u32>().ok();
         let stage = if pre.is_empty() {
             Some(Stage::Stable)
         } else {
-            let named = stages.iter().find_map(|(name, stage)| Some((pre.strip_prefix(name)?, stage)));
-            named.and_then(|(number, stage)| Some(stage(number.parse().ok()?)))
+            let early = || number("alpha").map(Stage::Alpha).or_else(|| number("beta").map(Stage::Beta));
+            number("rc").map(Stage::Candidate).or_else(early)
         };
         let version = Self { stage: stage.ok_or_else(bad)?, ..Self::new(parsed.major, parsed.minor, parsed.patch) };
         // Only the one spelling: `-rc01` would be another tag.

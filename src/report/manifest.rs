@@ -12,6 +12,7 @@ use crate::bake::RunId;
 use crate::error::{Context as _, Result};
 use crate::plan::{ArtifactPlan, BaseImage, Fingerprint, Image, ImageFormat, ImageName, Plan, VolumePlan};
 use crate::recipe::ProviderKind;
+use crate::release::evidence::Level;
 use crate::release::{Arch, Sha256, Version};
 
 /// Name of the manifest's file in an image's folder.
@@ -24,6 +25,7 @@ const SCHEMA: u32 = 1;
 pub const BOOTED: &str = " (booted)";
 
 /// What stands beside a stand-in release, so that nobody takes its image for a real one.
+const UNAUTHENTICATED: &str = "UNAUTHENTICATED: nobody vouched for this release, it was believed because it came first";
 const STAND_IN: &str = "STAND-IN release made by amibake's tests: this image holds no real BuildKit";
 
 /// When a bake began and ended (RFC 3339, UTC).
@@ -106,6 +108,7 @@ struct ArtifactRecord<'a> {
     url: &'a str,
     sha256: Sha256,
     stand_in: bool,
+    evidence: Option<Level>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<&'static str>,
 }
@@ -124,7 +127,7 @@ impl<'a> Manifest<'a> {
         checks: &'a [CheckRecord],
     ) -> Self {
         let BaseImage { name, identity, .. } = &plan.base;
-        let ArtifactPlan { version, url, sha256, stand_in, .. } = &plan.artifact;
+        let ArtifactPlan { version, url, sha256, stand_in, evidence, .. } = &plan.artifact;
         let location = image.location.strip_prefix(folder).unwrap_or(&image.location).to_owned();
         Self {
             schema: SCHEMA,
@@ -148,7 +151,12 @@ impl<'a> Manifest<'a> {
                 url,
                 sha256: *sha256,
                 stand_in: *stand_in,
-                note: stand_in.then_some(STAND_IN),
+                evidence: *evidence,
+                note: match evidence {
+                    _ if *stand_in => Some(STAND_IN),
+                    Some(Level::FirstUse) => Some(UNAUTHENTICATED),
+                    _ => None,
+                },
             },
             overrides: &plan.overrides,
             started: times.started,

@@ -7,7 +7,11 @@ mod catalog;
 mod cloud;
 mod distribute;
 mod faults;
+mod follow;
 mod gc;
 mod kills;
 mod options;
 mod promote;
+
+#[path = "../releases/mirror.rs"]
+mod releases;

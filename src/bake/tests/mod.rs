@@ -68,6 +68,7 @@ fn plan(recipe: &str) -> Plan {
             url: "https://releases.example/v0.31.2/buildkit.tar.gz".into(),
             sha256: Sha256::of(b"buildkit"),
             stand_in: true,
+            evidence: None,
             members: Vec::new(),
         },
         machine: MachinePlan {

@@ -154,6 +154,7 @@ fn entry(clients: &Clients, image: &Ami, sizes: &HashMap<String, u64>) -> Option
         recipe: tag(tags::RECIPE)?.to_owned(),
         buildkit: tag("amibake:buildkit")?.parse().ok()?,
         stand_in: tag("amibake:stand-in") == Some("true"),
+        evidence: tag("amibake:evidence").and_then(|level| level.parse().ok()),
         arch: Arch::ALL.into_iter().find(|arch| tag("amibake:arch") == Some(&arch.to_string()))?,
         fingerprint: fingerprint.to_owned(),
         run: tag(tags::RUN)?.to_owned(),

@@ -56,6 +56,8 @@ mod staged;
 mod tags;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+pub(crate) use testing::planned as planned_for_tests;
 
 use client::Clients;
 pub use distribute::Placed;

@@ -41,7 +41,7 @@ pub(super) fn mocked(rules: &[&Rule]) -> Clients {
 }
 
 /// The plan for amd64 of a recipe called `r` that goes on with `recipe`, from an AMI of 8 GiB.
-pub(super) fn planned(recipe: &str) -> Plan {
+pub(crate) fn planned(recipe: &str) -> Plan {
     let recipe = crate::recipe::parse("r.toml", format!("name = \"r\"\n{recipe}"), &[]).unwrap();
     let url = "https://releases.example/v0.31.2/buildkit-v0.31.2.linux-amd64.tar.gz".to_owned();
     let locked = LockedArtifact::pinned(url, Sha256::of(b"buildkit"));

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::catalog::{Base, Entry, Snapshot, State};
 use crate::error::{Context as _, Error, Result};
 use crate::provider::Catalog;
+use crate::release::evidence::Level;
 use crate::release::{Arch, Version};
 use crate::report::MANIFEST;
 
@@ -48,6 +49,8 @@ struct Made {
 struct Artifact {
     version: Version,
     stand_in: bool,
+    #[serde(default)]
+    evidence: Option<Level>,
 }
 
 impl Dist {
@@ -76,6 +79,7 @@ impl Dist {
             recipe: manifest.recipe,
             buildkit: manifest.artifact.version,
             stand_in: manifest.artifact.stand_in,
+            evidence: manifest.artifact.evidence,
             arch: manifest.arch,
             fingerprint: manifest.fingerprint,
             run: manifest.run,

@@ -46,6 +46,12 @@ pub fn recorded(version: Version, platform: Platform) -> Option<Recorded> {
     Some(Recorded { sha256: row.sha256, source })
 }
 
+/// How many digests are known, and of which newest version.
+#[must_use]
+pub fn known_digests() -> (usize, Option<Version>) {
+    (TABLE.digest.len(), TABLE.digest.iter().map(|row| row.version).max())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

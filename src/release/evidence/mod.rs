@@ -14,7 +14,7 @@ use super::{Platform, Sha256, Version};
 use crate::error::{Error, Result};
 
 pub use bundle::{Signed, TrustedRoot};
-pub use known::recorded;
+pub use known::{known_digests, recorded};
 
 /// The first version whose releases are signed (from BuildKit's release workflow and its releases).
 pub const FIRST_SIGNED: Version = Version::new(0, 27, 0);
@@ -115,6 +115,8 @@ pub struct Offer {
     pub sbom: Option<Vec<u8>>,
     /// The asset's digest in the index.
     pub stated: Stated,
+    /// What the lock pins already. It wins over everything: a release whose bytes have changed is refused.
+    pub pinned: Option<Sha256>,
 }
 
 /// How one look at the evidence ended.
@@ -208,6 +210,9 @@ pub fn judge(offer: &Offer, root: &TrustedRoot) -> Verdict {
             Check::new("index's digest", Outcome::Absent, "the index was not read, or lists no such file")
         }
     });
+    if let Some(pinned) = offer.pinned {
+        checks.push(compare("lock", pinned, &mut digest, "pinned there", Outcome::Agrees));
+    }
     let level = match (&signed, &recorded) {
         (Some(_), _) => Level::Signature,
         (None, Some(_)) => Level::Recorded,

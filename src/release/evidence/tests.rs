@@ -44,7 +44,7 @@ fn claim(of: &str) -> Claim {
 fn offer(of: &str, bundle: Option<Value>) -> Offer {
     let bundle = bundle.map(|bundle| bundle.to_string().into_bytes());
     let (version, platform) = (version(of), Platform(Arch::Amd64));
-    Offer { version, platform, bundle, provenance: None, sbom: None, stated: Stated::Unknown }
+    Offer { version, platform, bundle, provenance: None, sbom: None, stated: Stated::Unknown, pinned: None }
 }
 
 impl World {

@@ -405,9 +405,9 @@ fn stamper_certificate(stamper: &Key, tsa: &Authority) -> Vec<u8> {
 }
 
 /// `time` as rcgen takes it, `seconds` later.
-fn at<T: std::ops::Add<std::time::Duration, Output = T>>(time: Timestamp, seconds: u64) -> T
+fn at<T>(time: Timestamp, seconds: u64) -> T
 where
-    T: From<std::time::SystemTime>,
+    T: std::ops::Add<std::time::Duration, Output = T> + From<std::time::SystemTime>,
 {
     let epoch = T::from(std::time::SystemTime::UNIX_EPOCH);
     epoch + std::time::Duration::from_secs(time.as_second() as u64 + seconds)

@@ -1,0 +1,134 @@
+//! `amibake verify-release`.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::prepare::until_cancelled;
+use super::releases::{ReleasePlace, Trusting, lock_if_any, platforms, reporter};
+use super::signals::cancel_on_signal;
+use super::update::least;
+use crate::cli::Settings;
+use crate::error::{Error, Exit, Result, in_a_line};
+use crate::release::evidence::{Level, Outcome, Verdict};
+use crate::release::{Arch, Gather, Version};
+use crate::report;
+
+/// `amibake verify-release`.
+#[derive(Debug, Args)]
+pub struct VerifyReleaseArgs {
+    /// The version [default: the lock's]
+    #[arg(value_name = "VERSION")]
+    release: Option<Version>,
+    #[command(flatten)]
+    place: ReleasePlace,
+    #[command(flatten)]
+    trusting: Trusting,
+    /// Architectures [default: those that the lock pins, or all]
+    #[arg(long, value_name = "ARCH", value_delimiter = ',')]
+    arch: Vec<Arch>,
+    /// As one JSON object on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn run(settings: &Settings, args: &VerifyReleaseArgs) -> Result<Exit> {
+    super::block_on(async {
+        let cancel = cancel_on_signal(&settings.runs)?;
+        let reporter = reporter(settings);
+        let lock = lock_if_any(settings)?;
+        let Some(version) = args.release.or_else(|| lock.as_ref().map(|lock| lock.version)) else {
+            return Err(Error::usage("there is no lock, and no version is named")
+                .with_hint("name one: `amibake verify-release v0.31.2`"));
+        };
+        let root = args.trusting.root(settings)?;
+        let platforms = platforms(&args.arch, lock.as_ref());
+        let index = match until_cancelled(&cancel, args.place.index(settings, &reporter)).await {
+            Err(error) if error.exit() == Exit::Host => {
+                reporter.note(format!("without the list of releases: {}", in_a_line(&error)));
+                None
+            }
+            index => Some(index?),
+        };
+        let gather = Gather {
+            version,
+            listed: index.as_ref().and_then(|index| index.get(version)),
+            mirror: args.place.release_mirror.as_ref(),
+            root: &root,
+            cache_dir: &settings.cache,
+            lock: lock.as_ref(),
+        };
+        let looked = until_cancelled(&cancel, gather.look(&platforms, &reporter)).await?;
+        let verdicts: Vec<Verdict> = looked.iter().map(|one| one.verdict.clone()).collect();
+        let least = least(settings, version, false)?;
+        // What the evidence is about: the tarball itself. One whose evidence is refused is not fetched.
+        let demanded = verdicts.iter().try_for_each(|verdict| verdict.demand(Level::FirstUse));
+        let fetched = match demanded {
+            Err(error) => Err(error),
+            Ok(()) => gather.renew(looked, Level::FirstUse, &reporter, &cancel).await,
+        };
+        let (tarballs, failure) = match fetched {
+            Ok(renewed) => (renewed.artifacts, None),
+            // Refused: the table says what of it. Anything else has told us nothing.
+            Err(error) if error.exit() == Exit::Refused => (Vec::new(), Some(error)),
+            Err(error) => return Err(error),
+        };
+        let reached = verdicts.iter().try_for_each(|verdict| verdict.demand(least)).err();
+        let refusal = failure.or(reached);
+        let size = |verdict: &Verdict| {
+            let tarball = tarballs.iter().find(|artifact| artifact.arch() == verdict.platform.0);
+            tarball.map(|artifact| (artifact.size(), artifact.sha256()))
+        };
+        if args.json {
+            let platforms: Vec<Value> = verdicts
+                .iter()
+                .map(|verdict| {
+                    let tarball = size(verdict).map(|(bytes, sha256)| json!({ "size_bytes": bytes, "sha256": sha256 }));
+                    json!({
+                        "platform": verdict.platform, "level": verdict.evidence.level, "evidence": verdict.evidence,
+                        "checks": verdict.checks, "tarball": tarball,
+                    })
+                })
+                .collect();
+            report::print_json(&json!({
+                "version": version, "demanded": least, "accepted": refusal.is_none(), "platforms": platforms,
+                "trusted_root": { "name": root.name(), "newest": root.newest() },
+                "error": refusal.as_ref().map(report::error_json),
+            }));
+        } else {
+            let tables = verdicts.iter().map(|verdict| table(verdict, size(verdict).map(|(bytes, _)| bytes)));
+            report::print(&tables.collect::<Vec<_>>().join("\n\n"));
+        }
+        Ok(match refusal {
+            None => Exit::Done,
+            Some(error) => {
+                settings.talk.error(&error);
+                Exit::Refused
+            }
+        })
+    })
+}
+
+fn table(verdict: &Verdict, tarball: Option<u64>) -> String {
+    let mark = |outcome| match outcome {
+        Outcome::Holds => '✓',
+        Outcome::Agrees => '~',
+        Outcome::Absent => '-',
+        Outcome::Refused => '✗',
+    };
+    let mut rows: Vec<(char, &str, String)> =
+        verdict.checks.iter().map(|check| (mark(check.outcome), check.what, report::clean(&check.found))).collect();
+    let refused = verdict.refusals().next().is_some();
+    rows.push(match tarball {
+        Some(bytes) => ('✓', "tarball", format!("{}, as all of the above says", report::human_bytes(bytes))),
+        None => ('-', "tarball", "not fetched, or not what it should be".to_owned()),
+    });
+    let width = rows.iter().map(|(_, what, _)| what.len()).max().unwrap_or(0);
+    let level = match (refused, verdict.evidence.level) {
+        (true, _) => "REFUSED".to_owned(),
+        (false, Level::FirstUse) => "first-use: UNAUTHENTICATED".to_owned(),
+        (false, level) => level.to_string(),
+    };
+    let head = format!("BuildKit {} ({}): {level}", verdict.version, verdict.platform);
+    let lines = rows.iter().map(|(mark, what, found)| format!("{mark} {what:width$}  {found}"));
+    std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
+}
