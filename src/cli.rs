@@ -163,6 +163,12 @@ enum Command {
         1 if not."
     )]
     Doctor(commands::doctor::DoctorArgs),
+    /// Print a Buildkite pipeline with one step for each image and architecture
+    #[command(after_help = "Examples:\n  amibake pipeline | buildkite-agent pipeline upload\n  \
+        amibake pipeline builder --arch arm64 --no-promote | buildkite-agent pipeline upload\n\n\
+        Each step bakes, boots and checks one image, and tells the build about it: an annotation, and meta-data\n\
+        `amibake:<recipe>:<arch>` with the image's id. Then the images are promoted.")]
+    Pipeline(commands::pipeline::PipelineArgs),
     /// Print what is pasted elsewhere
     Render {
         #[command(subcommand)]
@@ -202,6 +208,14 @@ enum RenderCommand {
         The machine's role is one that ec2.amazonaws.com may assume; whoever bakes may change and remove only\n\
         what bears the tag amibake:run.")]
     IamPolicy(commands::render::IamPolicyArgs),
+    /// A complete pipeline that bakes anew when something has moved: check, update, build, test boot, promote
+    #[command(after_help = "Examples:\n  \
+        amibake render schedule --for buildkite --queue images > .buildkite/amibake.yml\n  \
+        amibake render schedule --for github-actions --region eu-central-1 \\\n    \
+        --role arn:aws:iam::123456789012:role/images > .github/workflows/amibake.yml\n  \
+        amibake render schedule --for eventbridge --cron '17 4 * * 1-5' > schedule.yml\n\n\
+        Roles are assumed by OIDC, no key is kept, and two runs never overlap.")]
+    Schedule(commands::pipeline::ScheduleArgs),
 }
 
 /// An account's id, as a flag has it.
@@ -303,6 +317,12 @@ pub struct BuildArgs {
     /// Leave the machine of a failed bake for inspection, and say how to reach it
     #[arg(long)]
     pub keep: bool,
+    /// Add the results to this file as a table of Markdown: a job's summary or annotation
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+    /// Write a line `<recipe> <arch> <image>` to this file for each image
+    #[arg(long, value_name = "FILE")]
+    pub ids: Option<PathBuf>,
 }
 
 /// `amibake plan`.
@@ -515,7 +535,7 @@ impl Command {
             Command::Rollback(args) => args.channel.json,
             Command::Base { command: BaseCommand::Create(args) } => args.json,
             Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
-            Command::Render { .. } | Command::Schema | Command::Completions { .. } => false,
+            Command::Render { .. } | Command::Pipeline(_) | Command::Schema | Command::Completions { .. } => false,
         }
     }
 }
@@ -539,6 +559,8 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Promote(args) => commands::promote::promote(settings, &args),
         Command::Rollback(args) => commands::promote::rollback(settings, &args),
         Command::Render { command: RenderCommand::IamPolicy(args) } => commands::render::iam_policy(settings, &args),
+        Command::Render { command: RenderCommand::Schedule(args) } => commands::pipeline::schedule(settings, &args),
+        Command::Pipeline(args) => commands::pipeline::pipeline(settings, &args),
         Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
         Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),
         Command::Schema => Ok(commands::info::schema()),

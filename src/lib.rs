@@ -12,6 +12,7 @@
 //! - [`bake`]: the executor: plan × machine → image; undo stack, journal, events, the one wait loop.
 //! - [`catalog`]: pure: what exists, what is in use, what may go.
 //! - [`doctor`]: what stands between a job and its builder.
+//! - [`render`]: pure: what users paste elsewhere.
 //! - [`report`]: events → what a person, a pipe or a program reads.
 //! - [`error`]: exit status, hints, one renderer.
 
@@ -27,6 +28,7 @@ pub mod plan;
 pub mod provider;
 pub mod recipe;
 pub mod release;
+pub mod render;
 pub mod report;
 
 pub use error::{Error, Exit, Result};

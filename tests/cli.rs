@@ -59,6 +59,8 @@ fn help_of_every_command() {
         &["releases"],
         &["update"],
         &["verify-release"],
+        &["pipeline"],
+        &["render", "schedule"],
         &["version"],
     ] {
         let mut arguments = command.to_vec();

@@ -11,7 +11,7 @@ use super::prepare::{Prepared, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Group, Job, Outcome, RunId};
 use crate::cli::{BuildArgs, Settings};
-use crate::error::{Error, Exit, Result, in_a_line};
+use crate::error::{Context as _, Error, Exit, Result, in_a_line};
 use crate::plan::{Image, Plan};
 use crate::release::{self, Arch, Artifact};
 use crate::report::{self, human_bytes, human_time};
@@ -39,6 +39,7 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<Exit> {
             let results: Vec<_> = built.iter().map(as_json).collect();
             report::print_json(&json!({ "results": results, "exit": exit.code() }));
         }
+        note_results(args, &built)?;
         tell(settings, &built, started);
         if !args.planning.json {
             for one in &built {
@@ -188,6 +189,43 @@ fn worse(one: Exit, other: Exit) -> Exit {
         Exit::Interrupted => 7,
     };
     if order(other) > order(one) { other } else { one }
+}
+
+/// What `--summary` and `--ids` ask for. The images are made: that it cannot be written is told at the end of all.
+fn note_results(args: &BuildArgs, built: &[Built<'_>]) -> Result<()> {
+    if let Some(path) = &args.summary {
+        let rows: Vec<report::Row> = built.iter().map(row).collect();
+        let append = || -> std::io::Result<()> {
+            let mut file = std::fs::File::options().append(true).create(true).open(path)?;
+            std::io::Write::write_all(&mut file, report::summary(&rows).as_bytes())
+        };
+        append().or_host(|| format!("cannot write the summary {}", path.display()))?;
+    }
+    if let Some(path) = &args.ids {
+        let line = |one: &Built<'_>| {
+            let image = image_of(one.result.as_ref().ok()?);
+            Some(format!("{} {} {}\n", one.plan.recipe, one.plan.arch, image.location.display()))
+        };
+        let text: String = built.iter().filter_map(line).collect();
+        std::fs::write(path, text).or_host(|| format!("cannot write the ids {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn row(one: &Built<'_>) -> report::Row {
+    let artifact = &one.plan.artifact;
+    let level = artifact.evidence.map_or("nobody says".to_owned(), |level| level.to_string());
+    report::Row {
+        recipe: one.plan.recipe.clone(),
+        arch: one.plan.arch.to_string(),
+        buildkit: format!("{} ({level})", artifact.version),
+        image: one.result.as_ref().ok().map(|outcome| image_of(outcome).location.display().to_string()),
+        result: match &one.result {
+            Ok(Outcome::Existing { .. }) => "exists".to_owned(),
+            Ok(_) => "baked".to_owned(),
+            Err(error) => in_a_line(error),
+        },
+    }
 }
 
 fn as_json(built: &Built<'_>) -> serde_json::Value {

@@ -10,6 +10,7 @@ pub(crate) mod fetch;
 pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod info;
+pub(crate) mod pipeline;
 pub(crate) mod plan;
 mod prepare;
 pub(crate) mod promote;

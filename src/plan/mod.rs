@@ -8,7 +8,7 @@ mod content;
 mod fingerprint;
 mod image;
 mod preamble;
-mod quote;
+pub(crate) mod quote;
 mod steps;
 mod template;
 mod text;

@@ -312,7 +312,7 @@ mod tests {
             SHIPPED.replacen("schema = 1\n", "", 1),
             SHIPPED.replacen("version = \"v0.31.2\"", "version = \"0.31.2\"", 1),
             SHIPPED.replacen("version = \"v0.31.2\"", "version = \"v0.31.1\"", 1),
-            SHIPPED.replacen("linux/amd64", "linux/riscv64", 1),
+            SHIPPED.replace("linux/amd64", "linux/riscv64"),
             SHIPPED.replacen("linux-amd64", "linux-arm64", 1),
             SHIPPED.replacen("https://", "ftp://", 1),
             SHIPPED.replacen("https://", "https://me:geheim@", 1),

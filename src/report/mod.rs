@@ -7,6 +7,7 @@ mod clean;
 mod log;
 mod manifest;
 mod plain;
+mod summary;
 mod table;
 mod terminal;
 
@@ -19,6 +20,7 @@ pub use log::FileLog;
 pub(crate) use manifest::milliseconds;
 pub use manifest::{BOOTED, CheckRecord, MANIFEST, Manifest, StepRecord, Times};
 pub use plain::Plain;
+pub use summary::{Row, summary};
 pub use table::table;
 pub use terminal::Terminal;
 

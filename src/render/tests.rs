@@ -1,0 +1,111 @@
+use super::*;
+use crate::error::Exit;
+
+fn baking() -> Baking {
+    Baking {
+        recipes: vec!["agent".to_owned(), "builder".to_owned()],
+        arches: Arch::ALL.to_vec(),
+        region: Some("eu-central-1".to_owned()),
+        role: Some("arn:aws:iam::123456789012:role/images".to_owned()),
+        channel: "stable".to_owned(),
+        update_stack: None,
+        queue: None,
+        install: "command -v amibake".to_owned(),
+    }
+}
+
+fn schedule(baking: Baking) -> Schedule {
+    let (cron, max_age, runner) = ("17 4 * * *".parse().unwrap(), "30d".to_owned(), "ubuntu-latest".to_owned());
+    Schedule { baking, cron, max_age, branch: None, runner, generated_by: "Rendered by a test.".to_owned() }
+}
+
+#[test]
+fn what_could_leave_its_place_is_refused() {
+    let refused = |change: &dyn Fn(&mut Schedule)| {
+        let mut schedule = schedule(baking());
+        change(&mut schedule);
+        for target in [Target::Buildkite, Target::GithubActions, Target::Eventbridge] {
+            assert_eq!(schedule.render(target).unwrap_err().exit(), Exit::Usage);
+        }
+    };
+    refused(&|schedule| schedule.baking.region = Some("eu; rm -rf /".to_owned()));
+    refused(&|schedule| schedule.baking.role = Some("arn:aws:iam::1:role/x\nrun: evil".to_owned()));
+    refused(&|schedule| schedule.baking.role = Some("images".to_owned()));
+    refused(&|schedule| schedule.baking.update_stack = Some("$(evil)".to_owned()));
+    refused(&|schedule| schedule.baking.queue = Some("a: b".to_owned()));
+    refused(&|schedule| schedule.baking.install = "one\ntwo".to_owned());
+    refused(&|schedule| schedule.baking.install = " ".to_owned());
+    refused(&|schedule| schedule.branch = Some("--force".to_owned()));
+    refused(&|schedule| schedule.runner = "[self-hosted, x]".to_owned());
+}
+
+#[test]
+fn a_workflow_needs_a_role_and_a_region() {
+    for baking in [Baking { role: None, ..baking() }, Baking { region: None, ..baking() }] {
+        let schedule = schedule(baking);
+        assert_eq!(schedule.render(Target::GithubActions).unwrap_err().exit(), Exit::Usage);
+        schedule.render(Target::Buildkite).unwrap();
+        schedule.render(Target::Eventbridge).unwrap();
+    }
+}
+
+#[test]
+fn cron_in_eventbridges_form() {
+    let form = |text: &str| {
+        let mut schedule = schedule(baking());
+        schedule.cron = text.parse().unwrap();
+        let rendered = schedule.render(Target::Eventbridge)?;
+        Ok::<_, Error>(
+            rendered.lines().find_map(|line| line.trim().strip_prefix("Default: cron(").map(str::to_owned)).unwrap(),
+        )
+    };
+    for (cron, expected) in [
+        ("17 4 * * *", "17 4 * * ? *)"),
+        ("17 4 * * 1-5", "17 4 ? * 2-6 *)"),
+        ("0 */6 * * 0,7", "0 */6 ? * 1,1 *)"),
+        ("0 3 1,15 * *", "0 3 1,15 * ? *)"),
+        ("0 3 * * MON-FRI", "0 3 ? * MON-FRI *)"),
+        ("0 3 * * 1-5/2", "0 3 ? * 2-6/2 *)"),
+    ] {
+        assert_eq!(form(cron).unwrap(), expected, "{cron}");
+    }
+    assert_eq!(form("0 3 1 * 1").unwrap_err().exit(), Exit::Usage);
+    for bad in ["", "* * * *", "* * * * * *", "0 3 * * $(x)", "17 4 * * \"x\""] {
+        assert!(bad.parse::<Cron>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_dollar_stays_for_the_shell_of_the_job() {
+    let install = "curl \"https://x/${V}\" && true".to_owned();
+    let rendered = schedule(Baking { install, ..baking() });
+    let buildkite = rendered.render(Target::Buildkite).unwrap();
+    assert!(buildkite.contains("curl \"https://x/$${V}\""), "{buildkite}");
+    // Every other one in what is uploaded is doubled as well.
+    for line in buildkite.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        assert!(!line.replace("$$", "").contains('$'), "{line}");
+    }
+    assert!(rendered.render(Target::Eventbridge).unwrap().contains(r#""curl \"https://x/${!V}\" && true""#));
+    let steps = pipeline(&Pipeline { baking: rendered.baking, lock_artifact: true, promote: true }).to_string();
+    assert!(!steps.replace("$$", "").contains('$'), "{steps}");
+}
+
+#[test]
+fn one_step_an_image_and_the_promotion_waits_for_all() {
+    let options = Pipeline { baking: baking(), lock_artifact: true, promote: true };
+    insta::assert_json_snapshot!(pipeline(&options));
+    let alone = Baking { recipes: vec!["builder".to_owned()], role: None, ..baking() };
+    let rendered = pipeline(&Pipeline { baking: alone, lock_artifact: false, promote: false });
+    assert_eq!(rendered["steps"].as_array().unwrap().len(), 2);
+    assert!(rendered["steps"][0].get("plugins").is_none());
+}
+
+#[test]
+fn two_recipes_with_other_names_are_promoted_together_too() {
+    let named = |names: &[&str]| {
+        Baking { recipes: names.iter().map(|name| (*name).to_owned()).collect(), ..baking() }.promoted()
+    };
+    assert_eq!(named(&["builder", "agent"]), "--pair");
+    assert_eq!(named(&["builder"]), "builder");
+    assert_eq!(named(&["b", "a"]), "--pair b a");
+}
