@@ -197,6 +197,8 @@ enum Command {
     },
 }
 
+// Made once: its size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 enum RenderCommand {
     /// The least that IAM must allow who bakes, or the machine that is baked on
