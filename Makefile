@@ -24,6 +24,7 @@ lint: ## formatting, clippy, documentation, shell scripts, licences
 	@scripts/setup lint
 	@scripts/lint
 
-install: ## install amibake into cargo's bin folder
+install: ## install amibake into cargo's bin folder, with completions and manual pages
 	@scripts/setup build
 	cargo install --locked --path .
+	@scripts/install-pages "$${CARGO_INSTALL_ROOT:-$${CARGO_HOME:-$$HOME/.cargo}}/bin/amibake"

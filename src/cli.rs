@@ -189,6 +189,13 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write manual pages into a folder: amibake.1 and one for each command
+    #[command(after_help = "Example:\n  amibake man ~/.local/share/man/man1")]
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Print the version
     Version {
         /// As JSON
@@ -218,6 +225,35 @@ enum RenderCommand {
         amibake render schedule --for eventbridge --cron '17 4 * * 1-5' > schedule.yml\n\n\
         Roles are assumed by OIDC, no key is kept, and two runs never overlap.")]
     Schedule(commands::pipeline::ScheduleArgs),
+    /// The Elastic CI Stack's env hook: tells jobs where the builder is
+    #[command(after_help = "Examples:\n  \
+        amibake render env-hook --address tcp://builder.internal:1234\n  \
+        amibake render env-hook --ssm-parameter /builder/address --region eu-central-1\n  \
+        amibake render env-hook --address tcp://builder.internal:1234 --upload my-secrets --pipeline my-app --yes\n\n\
+        For one pipeline (SLUG/env in the secrets bucket) only that one gets it, for all (env) every job does.\n\
+        Where something is there already, the difference is shown first.")]
+    EnvHook(commands::render::EnvHookArgs),
+    /// A Buildkite pipeline that builds an image on the builder and pushes it
+    #[command(after_help = "Examples:\n  \
+        amibake render pipeline --repository 123456789012.dkr.ecr.eu-central-1.amazonaws.com/app\n  \
+        amibake render pipeline --repository docker.io/me/app --login docker-login --username me \\\n    \
+        --platform linux/amd64,linux/arm64")]
+    Pipeline(commands::render::StepArgs),
+    /// The builder's stack as CloudFormation: launch template, group, cache volume, name, alarms
+    #[command(
+        name = "cloudformation",
+        after_help = "Examples:\n  amibake render cloudformation > builder.yml\n  \
+        aws cloudformation deploy --template-file builder.yml --stack-name builder --capabilities CAPABILITY_IAM \\\n    \
+        --parameter-overrides Vpc=vpc-… Subnets=subnet-… AgentSecurityGroup=sg-…\n\n\
+        Only the agents' security group reaches the daemon; the cache volume follows the instance and outlives the stack."
+    )]
+    Cloudformation(commands::render::BuilderArgs),
+    /// The builder's stack as Terraform
+    #[command(after_help = "Example:\n  amibake render terraform --arch arm64 > builder.tf")]
+    Terraform(commands::render::BuilderArgs),
+    /// What baking needs as CloudFormation: network, security group, instance profile
+    #[command(after_help = "Example:\n  amibake render prerequisites > prerequisites.yml")]
+    Prerequisites,
 }
 
 /// An account's id, as a flag has it.
@@ -488,6 +524,15 @@ pub fn main() -> ExitCode {
         Command::Schema => return ended(commands::info::schema()),
         Command::Completions { shell } => return ended(commands::info::completions(*shell)),
         Command::Version { json } => return ended(commands::info::version(*json)),
+        Command::Man { folder } => {
+            return match commands::info::man(folder) {
+                Ok(exit) => ended(exit),
+                Err(error) => {
+                    talk.error(&error);
+                    error.exit().into()
+                }
+            };
+        }
         _ => {}
     }
     let settings = Settings::new(&cli.global, |name| std::env::var(name).ok());
@@ -537,7 +582,11 @@ impl Command {
             Command::Rollback(args) => args.channel.json,
             Command::Base { command: BaseCommand::Create(args) } => args.json,
             Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
-            Command::Render { .. } | Command::Pipeline(_) | Command::Schema | Command::Completions { .. } => false,
+            Command::Render { .. }
+            | Command::Pipeline(_)
+            | Command::Man { .. }
+            | Command::Schema
+            | Command::Completions { .. } => false,
         }
     }
 }
@@ -562,11 +611,19 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Rollback(args) => commands::promote::rollback(settings, &args),
         Command::Render { command: RenderCommand::IamPolicy(args) } => commands::render::iam_policy(settings, &args),
         Command::Render { command: RenderCommand::Schedule(args) } => commands::pipeline::schedule(settings, &args),
+        Command::Render { command: RenderCommand::EnvHook(args) } => commands::render::env_hook(settings, &args),
+        Command::Render { command: RenderCommand::Cloudformation(args) } => {
+            commands::render::cloudformation(settings, &args)
+        }
+        Command::Render { command: RenderCommand::Terraform(args) } => commands::render::terraform(settings, &args),
+        Command::Render { command: RenderCommand::Prerequisites } => commands::render::needed(settings),
+        Command::Render { command: RenderCommand::Pipeline(args) } => commands::render::step(settings, &args),
         Command::Pipeline(args) => commands::pipeline::pipeline(settings, &args),
         Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
         Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),
         Command::Schema => Ok(commands::info::schema()),
         Command::Completions { shell } => Ok(commands::info::completions(shell)),
+        Command::Man { folder } => commands::info::man(&folder),
         Command::Version { json } => Ok(commands::info::version(json)),
     }
 }

@@ -58,3 +58,142 @@ fn the_stack_for_eventbridge_is_what_cfn_lint_and_shellcheck_allow() {
     render(folder.path(), "full.yml", &[&schedule[..], &more].concat());
     judge("cloudformation", folder.path());
 }
+
+#[test]
+#[ignore = "needs cfn-lint and moto"]
+fn the_builders_stack_and_what_baking_needs_are_what_cfn_lint_allows_and_moto_makes_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    render(folder.path(), "builder.yml", &["render", "cloudformation"]);
+    render(folder.path(), "prerequisites.yml", &["render", "prerequisites"]);
+    let arm = ["render", "cloudformation", "builder", "--arch", "arm64", "--channel", "canary", "--set"];
+    render(folder.path(), "arm64.yml", &[&arm[..], &["buildkitd.port=2345"]].concat());
+    judge("cloudformation", folder.path());
+    let arm = std::fs::read_to_string(folder.path().join("arm64.yml")).unwrap();
+    assert!(arm.contains("/amibake/builder/arm64/canary") && arm.contains("m7g.") && arm.contains("Default: 2345"));
+    let python = std::env::var("AMIBAKE_TEST_CLOUD_PYTHON").expect("run `make test`");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/render/stacks.py");
+    let output = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+#[ignore = "needs a parser of HCL"]
+fn the_builders_stack_for_terraform_is_hcl() {
+    let folder = tempfile::tempdir().unwrap();
+    render(folder.path(), "builder.tf", &["render", "terraform"]);
+    render(folder.path(), "arm64.tf", &["render", "terraform", "--arch", "arm64", "--instance-type", "c7g.xlarge"]);
+    judge("terraform", folder.path());
+}
+
+#[test]
+#[ignore = "needs Buildkite's schema"]
+fn steps_that_build_are_what_the_schema_and_shellcheck_allow() {
+    let folder = tempfile::tempdir().unwrap();
+    let ecr = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/team/app";
+    let step = ["render", "pipeline", "--repository"];
+    render(folder.path(), "ecr.yml", &[&step[..], &[ecr, "--platform", "linux/amd64,linux/arm64"]].concat());
+    render(folder.path(), "push.yml", &[&step[..], &[ecr, "--login", "image-push", "--tls", "--queue", "q"]].concat());
+    let login = ["docker.io/me/app", "--login", "docker-login", "--username", "me", "--tls"];
+    render(folder.path(), "login.yml", &[&step[..], &login].concat());
+    judge("buildkite", folder.path());
+    for file in ["ecr.yml", "push.yml", "login.yml"] {
+        let text = std::fs::read_to_string(folder.path().join(file)).unwrap();
+        assert!(!text.contains("type=registry,name"), "no exporter of buildctl's: {text}");
+    }
+}
+
+/// A job's environment after the hook was evaluated as the stack's own hook does it, and what was said.
+fn evaluated(hook: &Path, aws: &str) -> (String, String) {
+    let bin = hook.parent().unwrap().join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::write(bin.join("aws"), format!("#!/bin/bash\n{aws}\n")).unwrap();
+    std::fs::set_permissions(bin.join("aws"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let job = "set -euo pipefail; hook=$(cat \"$1\"); set -o allexport; eval \"$hook\"; set +o allexport; \
+               env | grep -E '^BUILDKIT' || true; declare -F | grep -c amibake || true";
+    let output = Command::new("bash")
+        .args(["-c", job, "job"])
+        .arg(hook)
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .env("HOME", hook.parent().unwrap())
+        .env_remove("BUILDKIT_HOST")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn the_env_hook_sets_what_jobs_need_and_never_fails_one_that_needs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let hook = folder.path().join("env");
+    render(folder.path(), "env", &["render", "env-hook", "--address", "tcp://builder.internal:1234"]);
+    assert_eq!(evaluated(&hook, "exit 1").0, "BUILDKIT_HOST=tcp://builder.internal:1234\n0\n");
+
+    render(
+        folder.path(),
+        "env",
+        &["render", "env-hook", "--ssm-parameter", "/builder/address", "--region", "eu-central-1"],
+    );
+    let asked = "[[ \"$*\" == *'--name /builder/address --region eu-central-1 '* ]] && echo tcp://10.0.1.7:1234";
+    assert_eq!(evaluated(&hook, asked).0, "BUILDKIT_HOST=tcp://10.0.1.7:1234\n0\n");
+    let (set, said) = evaluated(&hook, "echo nonsense");
+    assert!(set == "0\n" && said.contains("expected tcp://HOST:PORT"), "{set} {said}");
+    let (set, said) = evaluated(&hook, "echo denied >&2; exit 254");
+    assert!(set == "0\n" && said.contains("ssm:GetParameter on /builder/address"), "{set} {said}");
+
+    let tls = ["--address", "tcp://b:1", "--tls-parameters", "/builder/tls"];
+    render(folder.path(), "env", &[&["render", "env-hook"][..], &tls].concat());
+    let (set, said) =
+        evaluated(&hook, "for word; do [[ $word == /builder/tls/client/* ]] && echo \"pem of $word\"; done; exit 0");
+    let place = folder.path().join(".amibake/buildkit");
+    assert!(set.contains(&format!("BUILDKIT_TLS_DIR={}", place.display())), "{set} {said}");
+    for name in ["ca", "cert", "key"] {
+        let file = place.join(format!("{name}.pem"));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("pem of /builder/tls/client/{name}\n"));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+        assert_eq!(mode & 0o077, 0, "{mode:o}");
+    }
+    let (set, said) = evaluated(&hook, "exit 1");
+    // Better no builder than one that is reached without a certificate; and no half of a key.
+    assert!(set == "0\n" && said.contains("client's certificate"), "{set} {said}");
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 3);
+}
+
+#[test]
+#[ignore = "needs shellcheck"]
+fn env_hooks_are_what_shellcheck_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let hook = ["render", "env-hook"];
+    render(folder.path(), "one.sh", &[&hook[..], &["--address", "tcp://[fd00::1]:1234"]].concat());
+    let all = ["--ssm-parameter", "/a/b", "--region", "eu-central-1", "--tls-parameters", "/builder/tls"];
+    render(folder.path(), "two.sh", &[&hook[..], &all].concat());
+    judge("shell", folder.path());
+}
+
+#[test]
+fn what_is_no_address_or_repository_is_refused() {
+    let refused = |arguments: &[&str]| {
+        let output = assert_cmd::Command::cargo_bin("amibake").unwrap().arg("render").args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty());
+    };
+    for address in
+        ["builder:1234", "tcp://builder", "tcp://:1", "tcp://a b:1", "tcp://$(id):1", "tcp://b:70000", "unix:///x"]
+    {
+        refused(&["env-hook", "--address", address]);
+    }
+    for name in ["builder", "/a/", "/a b", "/$(id)"] {
+        refused(&["env-hook", "--ssm-parameter", name]);
+    }
+    for repository in ["app", "docker.io/", "docker.io/app:latest", "docker.io/$(id)", "docker.io/app"] {
+        refused(&["pipeline", "--repository", repository]);
+    }
+    refused(&["pipeline", "--repository", "docker.io/app", "--login", "docker-login"]);
+    let both = ["--login", "image-push", "--platform", "linux/amd64,linux/arm64"];
+    refused(
+        &[&["pipeline", "--repository", "123456789012.dkr.ecr.eu-central-1.amazonaws.com/app"][..], &both].concat(),
+    );
+    refused(&["cloudformation", "agent"]);
+    refused(&["cloudformation", "--instance-type", "m7i.large; rm"]);
+}

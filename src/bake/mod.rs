@@ -26,7 +26,7 @@ pub use run_id::RunId;
 pub use schedule::side_by_side;
 pub use sweep::{dead, living, outstanding, sweep};
 pub use undo::{Leftover, Undo};
-pub use verify::{Checked, Group, Verified, verify};
+pub use verify::{Checked, Group, Verified, verify, verify_existing};
 
 /// Name of a run's journal in its folder.
 const JOURNAL: &str = "journal.jsonl";

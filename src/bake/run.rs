@@ -19,7 +19,7 @@ use super::sweep::machine_ended;
 use super::undo::Mark;
 use super::verify::{self, Group};
 use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect};
-use crate::error::{Context as _, Error, Exit, Result, in_a_line};
+use crate::error::{Context as _, Error, Exit, Result};
 use crate::plan::{Image, Plan, Step};
 use crate::provider::{Destination, Finding, Launch, Machine, Provider, Resource, Severity, Source};
 use crate::release::Artifact;
@@ -58,6 +58,8 @@ pub enum Outcome {
     Existing {
         /// It.
         image: Image,
+        /// What could not be removed of its test boot, if it had one now.
+        leftovers: Vec<Leftover>,
     },
     /// A new image.
     Baked {
@@ -91,7 +93,7 @@ pub async fn bake(
         reporter.warn(format!("the log is incomplete: {reason}"));
     }
     let summary = match &result {
-        Ok(Outcome::Baked { image, .. } | Outcome::Existing { image }) => image.location.display().to_string(),
+        Ok(Outcome::Baked { image, .. } | Outcome::Existing { image, .. }) => image.location.display().to_string(),
         Err(error) => error.to_string(),
     };
     reporter.event(&Event::Finished { success: result.is_ok(), summary, elapsed: started.elapsed() });
@@ -352,10 +354,6 @@ impl Bake<'_> {
             }
         }
         if failures.is_empty() {
-            // The image is none the worse for it.
-            if let Err(error) = self.provider.vouch(image).await {
-                self.reporter.warn(in_a_line(&error));
-            }
             return Ok(());
         }
         Err(self.with_log(Error::failed("the image does not pass its checks when it boots").with_detail(failures)))

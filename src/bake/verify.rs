@@ -1,6 +1,6 @@
 //! Boots finished images as a group and runs every boot check, with peers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::{Guard, catching};
 use super::inspect::Peer;
-use super::run::{clean_up, leave, phase};
+use super::run::{Outcome, clean_up, leave, phase};
 use super::undo::Mark;
 use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect, volume};
-use crate::error::{Context as _, Error, Exit, Result};
+use crate::error::{Context as _, Error, Exit, Result, in_a_line};
 use crate::plan::{Check, Image, Plan};
 use crate::provider::{Launch, Machine, Network, Provider, Reach, Resource, Source};
 use crate::report::{FileLog, milliseconds};
@@ -88,6 +88,37 @@ fn summary(checks: &[Checked]) -> (bool, String) {
     let count = |result| checks.iter().filter(|check| check.result == result).count();
     let (passed, failed, skipped) = (count("passed"), count("failed"), count("skipped"));
     (failed == 0, format!("{passed} checks passed, {failed} failed, {skipped} skipped"))
+}
+
+/// Verifies an image that is there and was never seen to boot.
+///
+/// # Errors
+/// As [`verify`], and when it does not pass its checks: it stays as it is.
+pub async fn verify_existing(
+    plan: &Plan,
+    image: Image,
+    runs_dir: &Path,
+    provider: &dyn Provider,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<Outcome> {
+    let run = RunId::generate();
+    let members = vec![(plan.clone(), image.clone())];
+    let group = Group { members, run_dir: runs_dir.join(&run.0), run, restart: false, keep: false };
+    reporter.note("it exists, and was never seen to boot: verifying it");
+    let Verified { checks, leftovers, .. } = verify(&group, provider, reporter, cancel).await?;
+    for leftover in &leftovers {
+        reporter.warn(format!("still there: {} ({})", leftover.resource, leftover.reason));
+    }
+    let failures: Vec<String> =
+        checks.into_iter().filter(|check| check.result == "failed").filter_map(|check| check.reason).collect();
+    if failures.is_empty() {
+        return Ok(Outcome::Existing { image, leftovers });
+    }
+    let location = image.location.display();
+    Err(Error::failed(format!("the image {location} does not pass its checks when it boots"))
+        .with_detail(failures.join("\n"))
+        .with_hint("it stays as it is: `--force` bakes another, `amibake prune` removes old ones"))
 }
 
 /// The verification and the way out of it.
@@ -184,7 +215,18 @@ impl Session<'_> {
             self.check_volumes(members, &mut checks).await?;
             checks.extend(self.check_all(members, " (after a restart)").await?);
         }
+        self.vouch(members, &checks).await;
         Ok(checks)
+    }
+
+    /// Tells the provider of each image that passed all its checks. One that cannot be marked is none the worse for it.
+    async fn vouch(&self, members: &[Member<'_>], checks: &[Checked]) {
+        for member in members {
+            let failed = checks.iter().any(|check| check.recipe == member.plan.recipe && check.result == "failed");
+            if !failed && let Err(error) = self.provider.vouch(member.image).await {
+                member.reporter.warn(in_a_line(&error));
+            }
+        }
     }
 
     /// All machines run at once; a host that cannot hold them would end one in the middle of its checks.

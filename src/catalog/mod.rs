@@ -16,7 +16,7 @@ use crate::release::{Arch, Version};
 
 pub use currency::{Finding, Standing, newest_image, of_image, of_pair, of_release};
 pub use distribute::{Act, Has, Users, Wish, missing};
-pub use promote::{before, check_channel, mismatch, newest, parameter, refusal};
+pub use promote::{CHANNELS, before, channel, check_channel, mismatch, newest, parameter, refusal};
 pub use select::{Choice, Filter, Policy, Why, choose};
 
 /// What snapshots cost: US dollars for a GiB and a month ("Amazon EBS pricing", standard tier in us-east-1, 2026).

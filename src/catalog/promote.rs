@@ -3,11 +3,23 @@
 use super::{Entry, State};
 use crate::release::Arch;
 
+/// Below it are the parameters of channels: `/amibake/<recipe>/<arch>/<channel>`.
+pub const CHANNELS: &str = "/amibake/";
+
 /// Where the images of a recipe, an architecture and a channel are told: an SSM parameter of the data type
 /// `aws:ec2:image`, which launch templates (`resolve:ssm:`) and the Elastic CI Stack's `ImageIdParameter` read.
 #[must_use]
 pub fn parameter(recipe: &str, arch: Arch, channel: &str) -> String {
-    format!("/amibake/{recipe}/{arch}/{channel}")
+    format!("{CHANNELS}{recipe}/{arch}/{channel}")
+}
+
+/// The channel of a parameter's name, if it is one that [`parameter`] makes.
+#[must_use]
+pub fn channel(name: &str) -> Option<&str> {
+    let mut parts = name.strip_prefix(CHANNELS)?.split('/');
+    let (_recipe, arch, channel) = (parts.next()?, parts.next()?, parts.next()?);
+    let known = Arch::ALL.iter().any(|one| one.to_string() == arch);
+    (known && parts.next().is_none() && !channel.is_empty()).then_some(channel)
 }
 
 /// A name of a channel: a part of a parameter's name ("PutParameter", Systems Manager API reference).

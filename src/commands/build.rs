@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::prepare::{Prepared, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
-use crate::bake::{self, Group, Job, Outcome, RunId};
+use crate::bake::{self, Job, Outcome, RunId};
 use crate::cli::{BuildArgs, Settings};
 use crate::error::{Context as _, Error, Exit, Result, in_a_line};
-use crate::plan::{Image, Plan};
+use crate::plan::Plan;
 use crate::release::{self, Arch, Artifact};
 use crate::report::{self, human_bytes, human_time};
 
@@ -76,9 +76,10 @@ async fn build_all<'p>(
         let work = async move {
             let result = match (existing, artifact) {
                 (Some(image), _) if args.verify && !image.verified => {
-                    verified(settings, prepared, plan, image, cancel).await.map(|image| Outcome::Existing { image })
+                    let (provider, reporter) = (&*prepared.provider, prepared.reporter(plan));
+                    bake::verify_existing(plan, image, &settings.runs, provider, &reporter, cancel).await
                 }
-                (Some(image), _) => Ok(Outcome::Existing { image }),
+                (Some(image), _) => Ok(Outcome::Existing { image, leftovers: Vec::new() }),
                 (None, Some(artifact)) => bake_one(settings, args, prepared, plan, artifact, cancel).await,
                 (None, None) => Err(Error::failed("there is no tarball to bake from")),
             };
@@ -125,51 +126,17 @@ async fn bake_one(
     bake::bake(&job, &*prepared.provider, &prepared.reporter(plan), cancel).await
 }
 
-/// An image that is there and was never seen to boot, once it was.
-async fn verified(
-    settings: &Settings,
-    prepared: &Prepared,
-    plan: &Plan,
-    image: Image,
-    cancel: &CancellationToken,
-) -> Result<Image> {
-    let run = RunId::generate();
-    let group = Group {
-        members: vec![(plan.clone(), image.clone())],
-        run_dir: settings.runs.join(&run.0),
-        run,
-        restart: false,
-        keep: false,
-    };
-    let reporter = prepared.reporter(plan);
-    reporter.note("it exists, and was never seen to boot: verifying it");
-    let done = bake::verify(&group, &*prepared.provider, &reporter, cancel).await?;
-    for leftover in &done.leftovers {
-        reporter.warn(format!("still there: {} ({})", leftover.resource, leftover.reason));
-    }
-    let failures: Vec<String> =
-        done.checks.iter().filter(|check| check.result == "failed").filter_map(|check| check.reason.clone()).collect();
-    if !failures.is_empty() {
-        let location = image.location.display();
-        return Err(Error::failed(format!("the image {location} does not pass its checks when it boots"))
-            .with_detail(failures.join("\n"))
-            .with_hint("it stays as it is: `--force` bakes another, `amibake prune` removes old ones"));
-    }
-    if let Err(error) = prepared.provider.vouch(&image).await {
-        reporter.warn(in_a_line(&error));
-    }
-    Ok(image)
-}
-
 fn image_of(outcome: &Outcome) -> &crate::plan::Image {
     match outcome {
-        Outcome::Existing { image } | Outcome::Baked { image, .. } => image,
+        Outcome::Existing { image, .. } | Outcome::Baked { image, .. } => image,
     }
 }
 
 fn exit_of(built: &Built<'_>) -> Exit {
     match &built.result {
-        Ok(Outcome::Baked { leftovers, .. }) if !leftovers.is_empty() => Exit::Leftovers,
+        Ok(Outcome::Baked { leftovers, .. } | Outcome::Existing { leftovers, .. }) if !leftovers.is_empty() => {
+            Exit::Leftovers
+        }
         Ok(_) => Exit::Done,
         Err(error) => error.exit(),
     }

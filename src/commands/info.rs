@@ -1,9 +1,11 @@
 //! `amibake schema`, `completions` and `version`: what the program knows by itself.
 
+use std::path::Path;
+
 use clap::CommandFactory as _;
 
 use crate::cli::Cli;
-use crate::error::Exit;
+use crate::error::{Context as _, Exit, Result};
 use crate::release::evidence::{TrustedRoot, known_digests};
 use crate::{recipe, report};
 
@@ -17,6 +19,14 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Exit {
     clap_complete::generate(shell, &mut Cli::command(), "amibake", &mut script);
     report::print(&String::from_utf8_lossy(&script));
     Exit::Done
+}
+
+/// Writes a page for the program and for each of its commands.
+pub(crate) fn man(folder: &Path) -> Result<Exit> {
+    let cannot = || format!("cannot write manual pages into {}", folder.display());
+    std::fs::create_dir_all(folder).or_host(cannot)?;
+    clap_mangen::generate_to(Cli::command(), folder).or_host(cannot)?;
+    Ok(Exit::Done)
 }
 
 pub(crate) fn version(json: bool) -> Exit {

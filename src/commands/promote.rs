@@ -224,12 +224,13 @@ async fn write(
     let mut written: Vec<&Wanted<'_>> = Vec::new();
     for one in wanted.iter().filter(|one| !one.holds()) {
         // Not dropped in the middle: nobody would know whether it was written.
-        let result = match cancel.is_cancelled() {
-            true => Err(Error::interrupted()),
-            false => aws.set_channel(&one.parameter, &one.entry.id, &one.entry.recipe).await,
+        let result = if cancel.is_cancelled() {
+            Err(Error::interrupted())
+        } else {
+            // One that fails may have been written all the same.
+            written.push(one);
+            aws.set_channel(&one.parameter, &one.entry.id, &one.entry.recipe).await
         };
-        // One that fails may have been written all the same.
-        written.push(one);
         let Err(error) = result else { continue };
         if pair {
             for done in written.iter().rev() {

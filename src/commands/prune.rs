@@ -145,8 +145,12 @@ async fn remove<'e>(
     entry: &'e Entry,
     reporter: &Reporter,
 ) -> Option<(&'e Entry, Error)> {
-    let catalog = catalogs.iter().find(|catalog| catalog.region() == entry.region.as_deref())?;
-    match catalog.delete(entry).await {
+    let catalog = catalogs.iter().find(|catalog| catalog.region() == entry.region.as_deref());
+    let deleted = match catalog {
+        Some(catalog) => catalog.delete(entry).await,
+        None => Err(Error::host("its region is not looked at")),
+    };
+    match deleted {
         Ok(()) => {
             reporter.note(format!("removed {}", entry.id));
             None

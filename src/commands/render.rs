@@ -1,12 +1,17 @@
 //! `amibake render`: what users paste elsewhere.
 
 use clap::Args;
+use similar::TextDiff;
 
-use super::prepare::{load, names_or_all};
+use super::prepare::{load, names_or_all, until_cancelled};
+use super::releases::{lock_if_any, reporter};
+use super::signals::cancel_on_signal;
 use crate::cli::{Settings, account};
-use crate::error::{Exit, Result};
-use crate::provider::aws::policy;
+use crate::error::{Error, Exit, Result};
+use crate::provider::aws::{Account, Aws, policy};
 use crate::recipe::Recipe;
+use crate::release::{Arch, Lock};
+use crate::render::{Address, Builder, EnvHook, Login, RENDERED, Step, generated_by, prerequisites};
 use crate::report;
 
 /// `amibake render iam-policy`.
@@ -48,5 +53,187 @@ pub(crate) fn iam_policy(settings: &Settings, args: &IamPolicyArgs) -> Result<Ex
         _ => policy::baker(&scope, &recipes),
     };
     report::print_json(&policy);
+    Ok(Exit::Done)
+}
+
+/// `amibake render env-hook`.
+#[derive(Debug, Args)]
+pub struct EnvHookArgs {
+    /// Address of the builder: tcp://builder.internal:1234
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "ssm_parameter")]
+    address: Option<String>,
+    /// SSM parameter that holds the address, read in each job
+    #[arg(long, value_name = "NAME", conflicts_with = "address")]
+    ssm_parameter: Option<String>,
+    /// Prefix of the SSM parameters with the client's certificate, if the builder wants one (PREFIX/client/ca, cert, key)
+    #[arg(long, value_name = "PREFIX")]
+    tls_parameters: Option<String>,
+    /// Region of the parameters, and of the bucket [default: as the environment says]
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+    /// Profile of the AWS configuration, for --upload
+    #[arg(long, value_name = "NAME", requires = "upload")]
+    profile: Option<String>,
+    /// Show the difference to the hook in this secrets bucket; with --yes, put it there
+    #[arg(long, value_name = "BUCKET")]
+    upload: Option<String>,
+    /// Only for this pipeline, by its slug [default: for all]
+    #[arg(long, value_name = "SLUG", requires = "upload")]
+    pipeline: Option<String>,
+    /// Put it there
+    #[arg(long, requires = "upload")]
+    yes: bool,
+    /// Even over a hook that is none of amibake's
+    #[arg(long, requires = "yes")]
+    replace: bool,
+}
+
+pub(crate) fn env_hook(settings: &Settings, args: &EnvHookArgs) -> Result<Exit> {
+    let version = lock_if_any(settings)?.map(|lock| lock.version);
+    let address = match (&args.address, &args.ssm_parameter) {
+        (Some(address), _) => Address::Literal(address.clone()),
+        (None, Some(name)) => Address::Parameter(name.clone()),
+        (None, None) => return Err(Error::usage("neither --address nor --ssm-parameter is given")),
+    };
+    let hook = EnvHook {
+        generated_by: generated_by(&["agents".to_owned()], version),
+        address,
+        region: args.region.clone(),
+        tls: args.tls_parameters.clone(),
+    };
+    let text = hook.text()?;
+    match &args.upload {
+        None => {
+            report::print(&text);
+            Ok(Exit::Done)
+        }
+        Some(bucket) => super::block_on(upload(settings, args, bucket, &text)),
+    }
+}
+
+async fn upload(settings: &Settings, args: &EnvHookArgs, bucket: &str, text: &str) -> Result<Exit> {
+    let cancel = cancel_on_signal(&settings.runs)?;
+    let reporter = reporter(settings);
+    let key = match &args.pipeline {
+        // A slug is a part of an address of Buildkite's.
+        Some(slug)
+            if !slug.is_empty() && slug.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char)) =>
+        {
+            format!("{slug}/env")
+        }
+        Some(slug) => return Err(Error::usage(format!("`{slug}` is no slug of a pipeline"))),
+        None => "env".to_owned(),
+    };
+    let look = async {
+        let account = Account { region: args.region.clone(), profile: args.profile.clone() };
+        let aws = Aws::connect(&account, None, reporter.clone()).await?;
+        let before = aws.text(bucket, &key).await?;
+        Ok((aws, before))
+    };
+    let (aws, before) = until_cancelled(&cancel, look).await?;
+    let there = before.as_ref().map_or("", |before| before.text.as_str());
+    if there == text {
+        reporter.note(format!("s3://{bucket}/{key} is this already"));
+        return Ok(Exit::Done);
+    }
+    let (from, to) = (format!("s3://{bucket}/{key}"), "rendered".to_owned());
+    report::print(&TextDiff::from_lines(there, text).unified_diff().header(&from, &to).to_string());
+    let foreign = !there.is_empty() && !there.starts_with(&format!("# {RENDERED}"));
+    if foreign && !args.replace {
+        let message = format!("s3://{bucket}/{key} is none of amibake's");
+        return Err(
+            Error::usage(message).with_hint("add what is rendered to it by hand, or let it go with --yes --replace")
+        );
+    }
+    if !args.yes {
+        reporter.note("nothing was put there: --yes does it");
+        return Ok(Exit::Done);
+    }
+    // Not dropped in the middle: it is one call.
+    aws.put_text(bucket, &key, text, before.as_ref()).await?;
+    reporter.note(format!("s3://{bucket}/{key} is what jobs get from now on"));
+    Ok(Exit::Done)
+}
+
+/// `amibake render pipeline`.
+#[derive(Debug, Args)]
+pub struct StepArgs {
+    /// Where the image goes: 123456789012.dkr.ecr.eu-central-1.amazonaws.com/app
+    #[arg(long, value_name = "REPOSITORY")]
+    repository: String,
+    /// Who logs in to the registry
+    #[arg(long, value_name = "HOW", default_value = "ecr")]
+    login: Login,
+    /// User of the registry, for docker-login
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+    /// Platforms of the image: linux/amd64,linux/arm64 [default: the builder's own]
+    #[arg(long, value_name = "PLATFORMS")]
+    platform: Option<String>,
+    /// Queue of the agents
+    #[arg(long, value_name = "QUEUE")]
+    queue: Option<String>,
+    /// The builder wants a client's certificate (env-hook --tls-parameters)
+    #[arg(long)]
+    tls: bool,
+}
+
+pub(crate) fn step(settings: &Settings, args: &StepArgs) -> Result<Exit> {
+    let version = lock_if_any(settings)?.map(|lock| lock.version);
+    let step = Step {
+        generated_by: generated_by(&["agents".to_owned()], version),
+        login: args.login,
+        repository: args.repository.clone(),
+        username: args.username.clone(),
+        platforms: args.platform.clone(),
+        queue: args.queue.clone(),
+        tls: args.tls,
+    };
+    report::print(&step.text()?);
+    Ok(Exit::Done)
+}
+
+/// `amibake render cloudformation` and `amibake render terraform`.
+#[derive(Debug, Args)]
+pub struct BuilderArgs {
+    /// Name or path of the builder's recipe
+    #[arg(value_name = "RECIPE", default_value = "builder")]
+    recipe: String,
+    /// Architecture
+    #[arg(long, value_name = "ARCH", default_value = "amd64")]
+    arch: Arch,
+    /// Channel whose image is launched
+    #[arg(long, value_name = "NAME", default_value = "stable")]
+    channel: String,
+    /// Instance type [default: m7i.2xlarge, on arm64 m7g.2xlarge]
+    #[arg(long, value_name = "TYPE")]
+    instance_type: Option<String>,
+    /// Override a value of the recipe; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+fn builder(settings: &Settings, args: &BuilderArgs) -> Result<Builder> {
+    let loaded = load(&settings.project, std::slice::from_ref(&args.recipe), &args.set)?;
+    let [read] = loaded.as_slice() else { return Err(Error::usage("one recipe is rendered at a time")) };
+    let recipe = &read.loaded.recipe;
+    let version = Lock::load(&settings.lock)?.version;
+    let generated_by = generated_by(std::slice::from_ref(&recipe.name), Some(version));
+    Builder::new(recipe, version, args.arch, &args.channel, args.instance_type.as_deref(), generated_by)
+}
+
+pub(crate) fn cloudformation(settings: &Settings, args: &BuilderArgs) -> Result<Exit> {
+    report::print(&builder(settings, args)?.cloudformation()?);
+    Ok(Exit::Done)
+}
+
+pub(crate) fn terraform(settings: &Settings, args: &BuilderArgs) -> Result<Exit> {
+    report::print(&builder(settings, args)?.terraform()?);
+    Ok(Exit::Done)
+}
+
+pub(crate) fn needed(settings: &Settings) -> Result<Exit> {
+    let version = lock_if_any(settings)?.map(|lock| lock.version);
+    report::print(&prerequisites(&generated_by(&["bakes".to_owned()], version))?);
     Ok(Exit::Done)
 }

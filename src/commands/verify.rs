@@ -4,7 +4,7 @@ use super::prepare::{Prepared, names, prepare, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Checked, Group, RunId};
 use crate::cli::{Settings, VerifyArgs};
-use crate::error::{Error, Exit, Result, in_a_line};
+use crate::error::{Error, Exit, Result};
 use crate::plan::{Image, Plan};
 use crate::report;
 
@@ -24,14 +24,6 @@ pub(crate) fn run(settings: &Settings, args: &VerifyArgs) -> Result<Exit> {
         };
         let verified = bake::verify(&group, &*prepared.provider, &prepared.general(), &cancel).await?;
         let failed = verified.checks.iter().any(|check| check.result == "failed");
-        for (plan, image) in &group.members {
-            let mut checks = verified.checks.iter().filter(|check| check.recipe == plan.recipe);
-            if checks.all(|check| check.result != "failed")
-                && let Err(error) = prepared.provider.vouch(image).await
-            {
-                prepared.general().warn(in_a_line(&error));
-            }
-        }
         if args.planning.json {
             report::print_json(&verified);
         } else {

@@ -170,7 +170,8 @@ impl Gather<'_> {
     async fn fetch(&self, lock: &Lock, reporter: &Reporter, cancel: &CancellationToken) -> Result<Vec<Artifact>> {
         let all = lock.artifacts.keys().map(|platform| {
             let fetch = Fetch { mirror: self.mirror, ..Fetch::new(lock, platform.0, self.cache_dir) };
-            async move { fetch.run(reporter, cancel).await }
+            let reporter = reporter.scoped(&format!("BuildKit {} ({})", self.version, platform.0));
+            async move { fetch.run(&reporter, cancel).await }
         });
         try_join_all(all).await
     }

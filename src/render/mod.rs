@@ -1,11 +1,15 @@
 //! What users paste elsewhere: askama templates in `assets/render`, and pipelines made on the spot. PURE: options in, text
 //! out. Every value is held to what can stand in the template's language; nothing is pasted in that could end a string.
 
+mod fleet;
 mod pipeline;
 mod schedule;
+mod stack;
 
+pub use fleet::{Address, EnvHook, Login, Step};
 pub use pipeline::{Pipeline, pipeline};
 pub use schedule::{Cron, Schedule, Target};
+pub use stack::{Builder, prerequisites};
 
 use crate::error::{Error, Result};
 use crate::release::Arch;
@@ -98,11 +102,14 @@ fn word(what: &str, value: &str, others: &str) -> Result<()> {
     )))
 }
 
+/// How every rendered file begins, behind its language's sign of a comment.
+pub const RENDERED: &str = "Rendered by amibake";
+
 /// Names the program, the images and the release that something was rendered for.
 #[must_use]
 pub fn generated_by(recipes: &[String], version: Option<crate::release::Version>) -> String {
     let release = version.map_or_else(String::new, |version| format!(", BuildKit {version}"));
-    format!("Rendered by amibake {} for {}{release}.", env!("CARGO_PKG_VERSION"), recipes.join(" and "))
+    format!("{RENDERED} {} for {}{release}.", env!("CARGO_PKG_VERSION"), recipes.join(" and "))
 }
 
 /// `$` that stays when `buildkite-agent pipeline upload` replaces variables.

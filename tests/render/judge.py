@@ -78,8 +78,21 @@ def cloudformation(path):
     return faults
 
 
+def shell(path):
+    return shellcheck(path.name, path.read_text())
+
+
+def terraform(path):
+    """By a parser of HCL."""
+    import hcl2
+
+    parsed = hcl2.loads(path.read_text())
+    return [f"{path.name}: no {kind}" for kind in ("terraform", "variable", "resource", "output") if kind not in parsed]
+
+
 def main():
-    judge = {"buildkite": buildkite, "github": github, "cloudformation": cloudformation}[sys.argv[1]]
+    kinds = (buildkite, github, cloudformation, shell, terraform)
+    judge = {kind.__name__: kind for kind in kinds}[sys.argv[1]]
     files = sorted(Path(sys.argv[2]).iterdir())
     faults = [fault for path in files for fault in judge(path)]
     print("\n".join(faults))

@@ -111,8 +111,9 @@ async fn adopt(clients: &Clients, image: &Ami, plan: &Plan, reporter: &Reporter)
     Ok(still.filter(|image| image.state() == Some(&ImageState::Available)))
 }
 
-async fn look(clients: &Clients, id: &str) -> Result<Option<Ami>> {
-    let answer = clients.ec2.describe_images().image_ids(id).send().await.map_err(AwsError::of(DESCRIBE));
+pub(super) async fn look(clients: &Clients, id: &str) -> Result<Option<Ami>> {
+    let answer =
+        clients.ec2.describe_images().image_ids(id).include_disabled(true).send().await.map_err(AwsError::of(DESCRIBE));
     match answer {
         Ok(answer) => Ok(answer.images.unwrap_or_default().into_iter().find(|image| image.image_id() == Some(id))),
         Err(error) if error.is(&["InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"]) => Ok(None),

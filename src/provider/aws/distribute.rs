@@ -162,7 +162,7 @@ impl Place<'_> {
         let mut tags: std::collections::BTreeMap<String, String> =
             own.filter(|(key, _)| !key.starts_with("aws:")).collect();
         tags.insert(tags::SOURCE.to_owned(), self.place());
-        tags.insert(tags::EXPIRES.to_owned(), expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        tags.insert(tags::EXPIRES.to_owned(), tags::rfc3339(expires));
         let call = self.clients.ec2.copy_image();
         let call = call.name(&self.source.name).source_image_id(&self.source.id);
         let call = call.set_source_region(self.source.region.clone()).encrypted(true);

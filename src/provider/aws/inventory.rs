@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::client::Clients;
 use super::error::AwsError;
 use super::{catalog, tags};
-use crate::catalog::{Base, Entry, Snapshot, State, Use};
+use crate::catalog::{Base, Entry, Snapshot, State, Use, before, channel};
 use crate::error::{Error, Result};
 use crate::release::Arch;
 
@@ -25,8 +25,6 @@ const NAMES: usize = 10;
 const AT_ONCE: usize = 8;
 /// How a launch template names a parameter instead of an image ("Use a Systems Manager parameter instead of an AMI ID").
 const RESOLVE: &str = "resolve:ssm:";
-/// Below it are the parameters that promote: `/amibake/<recipe>/<arch>/<channel>`.
-pub(super) const CHANNELS: &str = "/amibake/";
 
 /// Every image of ours in the region of `clients`.
 ///
@@ -80,8 +78,10 @@ pub(super) async fn list(clients: &Clients) -> Result<Vec<Entry>> {
             used(image, Use::Parameter { name: name.clone() });
         }
     }
-    for (name, image, before) in history {
+    for (name, image, past) in history {
         let Some(channel) = channel(&name) else { continue };
+        // What `rollback` would return to: an image that is gone is none.
+        let before = before(&past, &image, &entries).0.map(|entry| entry.id.clone());
         let mut promoted = |image: &str, now: bool| {
             let Some(entry) = places.get(image).and_then(|index| entries.get_mut(*index)) else { return };
             let channels = if now { &mut entry.promoted } else { &mut entry.promoted_before };
@@ -101,13 +101,7 @@ pub(super) async fn list(clients: &Clients) -> Result<Vec<Entry>> {
 /// When it is still there afterwards, with the reason.
 pub(super) async fn delete(clients: &Clients, listed_as: &Entry) -> Result<()> {
     let id = &listed_as.id;
-    let looked = clients.ec2.describe_images().image_ids(id).include_disabled(true).send().await;
-    let image = match looked.map_err(AwsError::of("ec2:DescribeImages")) {
-        Ok(answer) => answer.images.unwrap_or_default().into_iter().next(),
-        Err(error) if error.is(&["InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"]) => None,
-        Err(error) => return Err(error.because(format!("cannot look at {id}"))),
-    };
-    let Some(image) = image else { return Ok(()) };
+    let Some(image) = catalog::look(clients, id).await? else { return Ok(()) };
     let now = entry(clients, &image, &HashMap::new());
     if now.is_none_or(|now| now.fingerprint != listed_as.fingerprint || now.protected || now.state == State::Unfinished)
     {
@@ -118,14 +112,6 @@ pub(super) async fn delete(clients: &Clients, listed_as: &Entry) -> Result<()> {
     }
     let resource = crate::provider::Resource::Ami { region: clients.region.clone(), id: id.clone() };
     super::removal::remove(clients, &resource).await
-}
-
-/// The channel of a parameter's name, if it is one that promotes.
-pub(super) fn channel(name: &str) -> Option<&str> {
-    let mut parts = name.strip_prefix(CHANNELS)?.split('/');
-    let (_recipe, arch, channel) = (parts.next()?, parts.next()?, parts.next()?);
-    let known = Arch::ALL.iter().any(|one| one.to_string() == arch);
-    (known && parts.next().is_none() && !channel.is_empty()).then_some(channel)
 }
 
 /// What an AMI is, if its tags are all those that an image of ours has: anybody can write a tag, so one that lacks some is
@@ -318,23 +304,17 @@ impl Region<'_> {
         Ok(found.concat().into_iter().collect())
     }
 
-    /// Of each channel: its parameter, the image, and the image before.
-    async fn history(&self, parameters: &BTreeMap<String, String>) -> Result<Vec<(String, String, Option<String>)>> {
+    /// Of each channel: its parameter, the image, and every image that it named, oldest first.
+    async fn history(&self, parameters: &BTreeMap<String, String>) -> Result<Vec<(String, String, Vec<String>)>> {
         let mut asked = Vec::new();
         for (name, image) in parameters.iter().filter(|(name, _)| channel(name).is_some()) {
             asked.push(async move {
-                let before = before(self.clients, name, image).await?;
-                Ok::<_, Error>((name.clone(), image.clone(), before))
+                let past = past(self.clients, name).await?;
+                Ok::<_, Error>((name.clone(), image.clone(), past))
             });
         }
         stream::iter(asked).buffered(AT_ONCE).try_collect().await
     }
-}
-
-/// The newest value that a parameter had before `current`, and that is not it.
-pub(super) async fn before(clients: &Clients, name: &str, current: &str) -> Result<Option<String>> {
-    let values = past(clients, name).await?;
-    Ok(values.into_iter().rev().find(|value| value != current))
 }
 
 /// Every value that a parameter had, oldest first.

@@ -48,6 +48,7 @@ pub mod policy;
 mod poll;
 mod preflight;
 mod removal;
+mod secrets;
 mod shape;
 mod shared;
 mod stack;
@@ -65,6 +66,7 @@ pub use gc::{Found, LeftBehind, Runs};
 use group::Groups;
 use pace::Pace;
 use poll::Poll;
+pub use secrets::Text;
 
 /// Which account and region.
 #[derive(Debug, Clone, Default)]
@@ -257,7 +259,7 @@ impl Provider for Aws {
     }
 
     async fn vouch(&self, image: &Image) -> Result<()> {
-        let at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let at = tags::rfc3339(Timestamp::now());
         channel::vouch(&self.clients, &image.location.display().to_string(), &at).await
     }
 

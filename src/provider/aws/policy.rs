@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::inventory::CHANNELS;
 use super::tags::{EXPIRES, RUN, VERIFIED};
+use crate::catalog::CHANNELS;
 use crate::recipe::Recipe;
 
 /// Every operation of AWS that amibake calls, as IAM spells it, and the statement of [`baker`] or [`keeper`] that allows it.

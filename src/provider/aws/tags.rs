@@ -62,7 +62,7 @@ pub(super) fn specifications(
 }
 
 /// Whole seconds: `2026-11-24T14:51:12Z`.
-fn rfc3339(at: Timestamp) -> String {
+pub(super) fn rfc3339(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

@@ -1,0 +1,69 @@
+//! Small texts in a bucket: the env hooks of the Elastic CI Stack's secrets bucket.
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ServerSideEncryption;
+
+use super::Aws;
+use super::error::AwsError;
+use crate::error::{Context as _, Error, Result};
+
+/// An env hook has a few hundred bytes.
+const LARGEST: i64 = 1 << 20;
+
+/// A text, and what says that it is still the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// It.
+    pub text: String,
+    /// S3's tag of this version of it.
+    etag: Option<String>,
+}
+
+impl Aws {
+    /// The text at `s3://bucket/key`; none if there is none.
+    ///
+    /// # Errors
+    /// Exit 4 when it cannot be read, or is no text.
+    pub async fn text(&self, bucket: &str, key: &str) -> Result<Option<Text>> {
+        let place = format!("s3://{bucket}/{key}");
+        let got = self.clients.s3.get_object().bucket(bucket).key(key).send().await;
+        let got = match got.map_err(AwsError::of("s3:GetObject")) {
+            Ok(got) => got,
+            Err(error) if error.is(&["NoSuchKey"]) => return Ok(None),
+            Err(error) => {
+                let error = error.because(format!("cannot read {place}"));
+                return Err(
+                    error.with_hint("without s3:ListBucket on the bucket, a key that is not there is forbidden")
+                );
+            }
+        };
+        if got.content_length().is_some_and(|length| length > LARGEST) {
+            return Err(Error::host(format!("{place} is too large for an env hook")));
+        }
+        let etag = got.e_tag().map(str::to_owned);
+        let bytes = got.body.collect().await.or_host(|| format!("cannot read {place}"))?.into_bytes();
+        let text = String::from_utf8(bytes.to_vec()).or_host(|| format!("{place} is no text"))?;
+        Ok(Some(Text { text, etag }))
+    }
+
+    /// Puts `text` there, encrypted, if what is there is still `before`.
+    ///
+    /// # Errors
+    /// Exit 4 when it cannot be written, or somebody else wrote meanwhile.
+    pub async fn put_text(&self, bucket: &str, key: &str, text: &str, before: Option<&Text>) -> Result<()> {
+        let call = self.clients.s3.put_object().bucket(bucket).key(key).content_type("text/x-shellscript");
+        let call = call.server_side_encryption(ServerSideEncryption::AwsKms);
+        let call = match before {
+            Some(before) => call.set_if_match(before.etag.clone()),
+            None => call.if_none_match("*"),
+        };
+        let put = call.body(ByteStream::from(text.as_bytes().to_vec())).send().await;
+        match put.map_err(AwsError::of("s3:PutObject")) {
+            Ok(_) => Ok(()),
+            Err(error) if error.is(&["PreconditionFailed", "ConditionalRequestConflict"]) => {
+                Err(Error::host(format!("somebody wrote s3://{bucket}/{key} meanwhile")).with_hint("look at it again"))
+            }
+            Err(error) => Err(error.because(format!("cannot write s3://{bucket}/{key}"))),
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The env hook in the stack's secrets bucket: what is there is shown before anything is put over it.
+
+use crate::cloud::Cloud;
+
+const RENDER: [&str; 6] = ["render", "env-hook", "--address", "tcp://builder.internal:1234", "--upload", "secrets"];
+
+/// Runs it with more arguments; exit status, stdout and stderr.
+fn render(cloud: &Cloud, more: &[&str]) -> (i32, String, String) {
+    let output = cloud.amibake(&[&RENDER[..], more].concat()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+#[ignore = "needs the test cloud"]
+fn a_hook_is_shown_then_put_and_what_is_not_ours_is_left() {
+    let cloud = Cloud::start(0.0);
+    cloud.bucket("secrets");
+    let (code, diff, said) = render(&cloud, &[]);
+    assert!(code == 0 && diff.contains("+    BUILDKIT_HOST=tcp://builder.internal:1234") && said.contains("--yes"), "{diff} {said}");
+    assert_eq!(cloud.objects("secrets"), [] as [&str; 0]);
+    assert_eq!(render(&cloud, &["--yes"]).0, 0);
+    assert_eq!(render(&cloud, &["--yes", "--pipeline", "app"]).0, 0);
+    let mut objects = cloud.objects("secrets");
+    objects.sort();
+    assert_eq!(objects, ["app/env", "env"]);
+    let (code, diff, said) = render(&cloud, &["--yes"]);
+    assert!(code == 0 && diff.is_empty() && said.contains("is this already"), "{diff} {said}");
+    // Another address: the difference is one line.
+    let other = ["render", "env-hook", "--address", "tcp://other.internal:1234", "--upload", "secrets"];
+    let output = cloud.amibake(&other).output().unwrap();
+    let diff = String::from_utf8(output.stdout).unwrap();
+    assert!(diff.contains("-    BUILDKIT_HOST=tcp://builder") && diff.contains("+    BUILDKIT_HOST=tcp://other"), "{diff}");
+
+    // Somebody's own hook has more in it than we know.
+    cloud.put("secrets", "team/env", "export TEAM=1\n");
+    let (code, diff, said) = render(&cloud, &["--yes", "--pipeline", "team"]);
+    assert!(code == 2 && diff.contains("-export TEAM=1") && said.contains("none of amibake's"), "{diff} {said}");
+    assert_eq!(render(&cloud, &["--yes", "--replace", "--pipeline", "team"]).0, 0);
+    assert_eq!(render(&cloud, &["--pipeline", "../env"]).0, 2);
+    let (code, _, said) = render(&cloud, &["--pipeline", "team", "--region", "nowhere; x"]);
+    assert_eq!(code, 2, "{said}");
+}
