@@ -17,7 +17,10 @@ fn a_hook_is_shown_then_put_and_what_is_not_ours_is_left() {
     let cloud = Cloud::start(0.0);
     cloud.bucket("secrets");
     let (code, diff, said) = render(&cloud, &[]);
-    assert!(code == 0 && diff.contains("+    BUILDKIT_HOST=tcp://builder.internal:1234") && said.contains("--yes"), "{diff} {said}");
+    assert!(
+        code == 0 && diff.contains("+    BUILDKIT_HOST=tcp://builder.internal:1234") && said.contains("--yes"),
+        "{diff} {said}"
+    );
     assert_eq!(cloud.objects("secrets"), [] as [&str; 0]);
     assert_eq!(render(&cloud, &["--yes"]).0, 0);
     assert_eq!(render(&cloud, &["--yes", "--pipeline", "app"]).0, 0);
@@ -30,10 +33,14 @@ fn a_hook_is_shown_then_put_and_what_is_not_ours_is_left() {
     let other = ["render", "env-hook", "--address", "tcp://other.internal:1234", "--upload", "secrets"];
     let output = cloud.amibake(&other).output().unwrap();
     let diff = String::from_utf8(output.stdout).unwrap();
-    assert!(diff.contains("-    BUILDKIT_HOST=tcp://builder") && diff.contains("+    BUILDKIT_HOST=tcp://other"), "{diff}");
+    assert!(
+        diff.contains("-    BUILDKIT_HOST=tcp://builder") && diff.contains("+    BUILDKIT_HOST=tcp://other"),
+        "{diff}"
+    );
 
     // Somebody's own hook has more in it than we know.
-    cloud.put("secrets", "team/env", "export TEAM=1\n");
+    let put = "client.put_object(Bucket='secrets',Key='team/env',Body=b'export TEAM=1\\n')";
+    cloud.boto("s3", "us-east-1", put);
     let (code, diff, said) = render(&cloud, &["--yes", "--pipeline", "team"]);
     assert!(code == 2 && diff.contains("-export TEAM=1") && said.contains("none of amibake's"), "{diff} {said}");
     assert_eq!(render(&cloud, &["--yes", "--replace", "--pipeline", "team"]).0, 0);

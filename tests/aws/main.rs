@@ -9,6 +9,7 @@ mod distribute;
 mod faults;
 mod follow;
 mod gc;
+mod hook;
 mod kills;
 mod options;
 mod promote;
