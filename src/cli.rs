@@ -169,6 +169,11 @@ enum Command {
         Each step bakes, boots and checks one image, and tells the build about it: an annotation, and meta-data\n\
         `amibake:<recipe>:<arch>` with the image's id. Then the images are promoted.")]
     Pipeline(commands::pipeline::PipelineArgs),
+    /// Certificates between agents and builder, by an authority of your own
+    Certs {
+        #[command(subcommand)]
+        command: commands::certs::CertsCommand,
+    },
     /// Print what is pasted elsewhere
     Render {
         #[command(subcommand)]
@@ -570,6 +575,7 @@ impl Command {
             Command::Validate(args) => args.json,
             Command::Fetch(args) => args.json,
             Command::Check(args) => args.planning.json,
+            Command::Certs { command: commands::certs::CertsCommand::Show(args) } => args.json,
             Command::Releases(args) => args.json,
             Command::Update(args) => args.json,
             Command::VerifyRelease(args) => args.json,
@@ -582,7 +588,8 @@ impl Command {
             Command::Rollback(args) => args.channel.json,
             Command::Base { command: BaseCommand::Create(args) } => args.json,
             Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
-            Command::Render { .. }
+            Command::Certs { .. }
+            | Command::Render { .. }
             | Command::Pipeline(_)
             | Command::Man { .. }
             | Command::Schema
@@ -598,6 +605,7 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Validate(args) => commands::validate::run(settings, &args),
         Command::Verify(args) => commands::verify::run(settings, &args),
         Command::Fetch(args) => commands::fetch::run(settings, &args),
+        Command::Certs { command } => commands::certs::run(settings, &command),
         Command::Check(args) => commands::check::run(settings, &args),
         Command::Releases(args) => commands::releases::run(settings, &args),
         Command::Update(args) => commands::update::run(settings, &args),

@@ -10,6 +10,7 @@
 //! - [`plan`]: pure: recipe + lock + facts → [`plan::Plan`] and its fingerprint.
 //! - [`provider`]: who supplies machines; `local` (QEMU) behind the traits.
 //! - [`bake`]: the executor: plan × machine → image; undo stack, journal, events, the one wait loop.
+//! - [`certs`]: an authority of one's own, for the builder and its agents.
 //! - [`catalog`]: pure: what exists, what is in use, what may go.
 //! - [`doctor`]: what stands between a job and its builder.
 //! - [`render`]: pure: what users paste elsewhere.
@@ -18,6 +19,7 @@
 
 pub mod bake;
 pub mod catalog;
+pub mod certs;
 pub mod cli;
 pub mod commands;
 pub mod config;

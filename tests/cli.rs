@@ -61,6 +61,11 @@ fn help_of_every_command() {
         &["verify-release"],
         &["pipeline"],
         &["render", "schedule"],
+        &["render", "env-hook"],
+        &["render", "pipeline"],
+        &["render", "cloudformation"],
+        &["man"],
+        &["certs", "issue"],
         &["version"],
     ] {
         let mut arguments = command.to_vec();

@@ -50,6 +50,7 @@ pub(crate) fn run(settings: &Settings, args: &FetchArgs) -> Result<Exit> {
                         "version": artifact.version(), "arch": artifact.arch(), "path": artifact.path(),
                         "sha256": artifact.sha256(), "size_bytes": artifact.size(), "members": artifact.members(),
                         "stand_in": artifact.stand_in(),
+                        "evidence": lock.artifact(artifact.arch()).and_then(|locked| locked.evidence.as_ref()),
                     })
                 })
                 .collect();

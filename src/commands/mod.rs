@@ -3,6 +3,7 @@
 
 pub(crate) mod base;
 pub(crate) mod build;
+pub(crate) mod certs;
 pub(crate) mod check;
 pub(crate) mod distribute;
 pub(crate) mod doctor;

@@ -13,7 +13,7 @@ use super::{Artifact, Fetch, Lock, LockedArtifact, Mirror, Platform, Sha256, Ver
 use crate::bake::Reporter;
 use crate::download::Source;
 use crate::download::page::Ask;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 
 /// Where BuildKit's releases are: `<base>/<version>/<file>`.
 const DOWNLOADS: &str = "https://github.com/moby/buildkit/releases/download";
@@ -124,8 +124,12 @@ impl Gather<'_> {
         for one in &gathered {
             one.verdict.demand(least)?;
         }
-        let pinned = gathered.iter().map(|one| self.pin(one, reporter));
-        let artifacts = try_join_all(pinned).await?.into_iter().collect();
+        let pinned = try_join_all(gathered.iter().map(|one| self.pin(one, reporter)));
+        let artifacts = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::interrupted()),
+            pinned = pinned => pinned?.into_iter().collect(),
+        };
         let stand_in = self.lock.is_some_and(|lock| lock.stand_in);
         let mut lock = Lock { version: self.version, stand_in, artifacts };
         let (fetched, ()) = try_join(self.fetch(&lock, reporter, cancel), self.keep(&gathered)).await?;
@@ -161,7 +165,7 @@ impl Gather<'_> {
                 let hashed = tokio::task::spawn_blocking(move || crate::download::hash(&growing, like)).await;
                 match hashed.or_host(cannot)?.or_host(cannot)? {
                     crate::download::Digest::Sha256(digest) => Ok(digest),
-                    crate::download::Digest::Sha512(_) => Err(crate::error::Error::host(cannot())),
+                    crate::download::Digest::Sha512(_) => Err(Error::host(cannot())),
                 }
             }
         }

@@ -47,13 +47,13 @@ impl EnvHook {
     pub fn text(&self) -> Result<String> {
         match &self.address {
             Address::Literal(address) => check_address(address)?,
-            Address::Parameter(name) => parameter("--ssm-parameter", name)?,
+            Address::Parameter(name) => check_parameter("--ssm-parameter", name)?,
         }
         if let Some(region) = &self.region {
             word("--region", region, "-")?;
         }
         if let Some(prefix) = &self.tls {
-            parameter("--tls-parameters", prefix)?;
+            check_parameter("--tls-parameters", prefix)?;
         }
         let (literal, parameter) = match &self.address {
             Address::Literal(address) => (Some(sh(address)), None),
@@ -79,7 +79,10 @@ fn check_address(address: &str) -> Result<()> {
 }
 
 /// A name of an SSM parameter ("PutParameter", Systems Manager API reference), from its root on.
-fn parameter(flag: &str, name: &str) -> Result<()> {
+///
+/// # Errors
+/// Exit 2.
+pub fn check_parameter(flag: &str, name: &str) -> Result<()> {
     word(flag, name, "/_.-")?;
     if name.starts_with('/') && !name.ends_with('/') {
         return Ok(());

@@ -48,3 +48,26 @@ fn a_hook_is_shown_then_put_and_what_is_not_ours_is_left() {
     let (code, _, said) = render(&cloud, &["--pipeline", "team", "--region", "nowhere; x"]);
     assert_eq!(code, 2, "{said}");
 }
+
+#[test]
+#[ignore = "needs the test cloud"]
+fn certificates_are_kept_as_secure_strings() {
+    let cloud = Cloud::start(0.0);
+    let certs = |more: &[&str]| cloud.done(&[&["certs"][..], more, &["--ssm", "/builder/tls"]].concat());
+    certs(&["init"]);
+    certs(&["issue", "--name", "builder.ci.internal"]);
+    let shown = certs(&["show", "--json"]);
+    assert_eq!(shown["certificates"].as_array().unwrap().len(), 3, "{shown}");
+    assert_eq!(shown["certificates"][1]["place"], "/builder/tls/server/cert");
+    let kinds = cloud.boto(
+        "ssm",
+        "us-east-1",
+        "sorted({p['Type'] for p in client.get_parameters_by_path(Path='/builder/tls', Recursive=True)['Parameters']})",
+    );
+    assert_eq!(kinds, serde_json::json!(["SecureString"]));
+    // Nobody else's, and never anew unasked.
+    let (code, _, said) = cloud.run(&["certs", "init", "--ssm", "/builder/tls"]);
+    assert!(code == 2 && said.contains("already"), "{said}");
+    let (code, _, said) = cloud.run(&["certs", "show", "--ssm", "builder"]);
+    assert!(code == 2 && said.contains("--ssm"), "{said}");
+}

@@ -78,8 +78,11 @@ class Cloud:
         if name in PARAMETERS:
             return {"Name": name, "Type": "String", "Value": PARAMETERS[name], "DataType": "aws:ec2:image", "Version": 1}
         found = ssm_backends[ACCOUNT][call.region].get_parameter(name)
-        return found and {"Name": name, "Type": found.parameter_type, "Value": found.value, "DataType": found.data_type,
-                          "Version": found.version}
+        if not found:
+            return None
+        value = found.decrypt(found.value) if call.params.get("WithDecryption") else found.value
+        return {"Name": name, "Type": found.parameter_type, "Value": value, "DataType": found.data_type,
+                "Version": found.version}
 
     def parameter(self, call):
         found = self.stored(call, call.params["Name"])

@@ -1,7 +1,8 @@
-//! Small texts in a bucket: the env hooks of the Elastic CI Stack's secrets bucket.
+//! Small texts that are kept: env hooks in the Elastic CI Stack's secrets bucket, certificates and keys as parameters.
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ServerSideEncryption;
+use aws_sdk_ssm::types::{ParameterTier, ParameterType};
 
 use super::Aws;
 use super::error::AwsError;
@@ -65,5 +66,33 @@ impl Aws {
             }
             Err(error) => Err(error.because(format!("cannot write s3://{bucket}/{key}"))),
         }
+    }
+}
+
+impl Aws {
+    /// The value of a parameter, decrypted; none if there is none.
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub async fn secret(&self, name: &str) -> Result<Option<String>> {
+        let got = self.clients.ssm.get_parameter().name(name).with_decryption(true).send().await;
+        match got.map_err(AwsError::of("ssm:GetParameter")) {
+            Ok(got) => Ok(got.parameter.and_then(|parameter| parameter.value)),
+            Err(error) if error.is(&["ParameterNotFound"]) => Ok(None),
+            Err(error) => Err(error.because(format!("cannot read the parameter {name}"))),
+        }
+    }
+
+    /// Keeps a value as a SecureString, encrypted by `key` of KMS or the account's own for SSM.
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub async fn put_secret(&self, name: &str, value: &str, key: Option<&str>) -> Result<()> {
+        let call = self.clients.ssm.put_parameter().name(name).value(value).overwrite(true);
+        // The other tier costs money: nobody pays for it unasked.
+        let call = call.r#type(ParameterType::SecureString).tier(ParameterTier::Standard);
+        let put = call.set_key_id(key.map(str::to_owned)).send().await;
+        let put = put.map_err(AwsError::of("ssm:PutParameter"));
+        put.map(drop).map_err(|error| error.because(format!("cannot write the parameter {name}")))
     }
 }
