@@ -177,7 +177,7 @@ enum Command {
     /// Print what is pasted elsewhere
     Render {
         #[command(subcommand)]
-        command: RenderCommand,
+        command: commands::render::RenderCommand,
     },
     /// The disk that local bakes start from
     Base {
@@ -207,58 +207,6 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-}
-
-// Made once: its size does not matter.
-#[allow(clippy::large_enum_variant)]
-#[derive(Debug, Subcommand)]
-enum RenderCommand {
-    /// The least that IAM must allow who bakes, or the machine that is baked on
-    #[command(after_help = "Examples:\n  \
-        amibake render iam-policy --region eu-central-1 --account 123456789012 > baker.json\n  \
-        amibake render iam-policy --instance > machine.json\n  \
-        amibake render iam-policy --catalog --stack buildkite > promoter.json\n  \
-        aws iam create-policy --policy-name amibake --policy-document file://baker.json\n\n\
-        The machine's role is one that ec2.amazonaws.com may assume; whoever bakes may change and remove only\n\
-        what bears the tag amibake:run.")]
-    IamPolicy(commands::render::IamPolicyArgs),
-    /// A complete pipeline that bakes anew when something has moved: check, update, build, test boot, promote
-    #[command(after_help = "Examples:\n  \
-        amibake render schedule --for buildkite --queue images > .buildkite/amibake.yml\n  \
-        amibake render schedule --for github-actions --region eu-central-1 \\\n    \
-        --role arn:aws:iam::123456789012:role/images > .github/workflows/amibake.yml\n  \
-        amibake render schedule --for eventbridge --cron '17 4 * * 1-5' > schedule.yml\n\n\
-        Roles are assumed by OIDC, no key is kept, and two runs never overlap.")]
-    Schedule(commands::pipeline::ScheduleArgs),
-    /// The Elastic CI Stack's env hook: tells jobs where the builder is
-    #[command(after_help = "Examples:\n  \
-        amibake render env-hook --address tcp://builder.internal:1234\n  \
-        amibake render env-hook --ssm-parameter /builder/address --region eu-central-1\n  \
-        amibake render env-hook --address tcp://builder.internal:1234 --upload my-secrets --pipeline my-app --yes\n\n\
-        For one pipeline (SLUG/env in the secrets bucket) only that one gets it, for all (env) every job does.\n\
-        Where something is there already, the difference is shown first.")]
-    EnvHook(commands::render::EnvHookArgs),
-    /// A Buildkite pipeline that builds an image on the builder and pushes it
-    #[command(after_help = "Examples:\n  \
-        amibake render pipeline --repository 123456789012.dkr.ecr.eu-central-1.amazonaws.com/app\n  \
-        amibake render pipeline --repository docker.io/me/app --login docker-login --username me \\\n    \
-        --platform linux/amd64,linux/arm64")]
-    Pipeline(commands::render::StepArgs),
-    /// The builder's stack as CloudFormation: launch template, group, cache volume, name, alarms
-    #[command(
-        name = "cloudformation",
-        after_help = "Examples:\n  amibake render cloudformation > builder.yml\n  \
-        aws cloudformation deploy --template-file builder.yml --stack-name builder --capabilities CAPABILITY_IAM \\\n    \
-        --parameter-overrides Vpc=vpc-… Subnets=subnet-… AgentSecurityGroup=sg-…\n\n\
-        Only the agents' security group reaches the daemon; the cache volume follows the instance and outlives the stack."
-    )]
-    Cloudformation(commands::render::BuilderArgs),
-    /// The builder's stack as Terraform
-    #[command(after_help = "Example:\n  amibake render terraform --arch arm64 > builder.tf")]
-    Terraform(commands::render::BuilderArgs),
-    /// What baking needs as CloudFormation: network, security group, instance profile
-    #[command(after_help = "Example:\n  amibake render prerequisites > prerequisites.yml")]
-    Prerequisites,
 }
 
 /// An account's id, as a flag has it.
@@ -617,15 +565,7 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Distribute(args) => commands::distribute::run(settings, &args),
         Command::Promote(args) => commands::promote::promote(settings, &args),
         Command::Rollback(args) => commands::promote::rollback(settings, &args),
-        Command::Render { command: RenderCommand::IamPolicy(args) } => commands::render::iam_policy(settings, &args),
-        Command::Render { command: RenderCommand::Schedule(args) } => commands::pipeline::schedule(settings, &args),
-        Command::Render { command: RenderCommand::EnvHook(args) } => commands::render::env_hook(settings, &args),
-        Command::Render { command: RenderCommand::Cloudformation(args) } => {
-            commands::render::cloudformation(settings, &args)
-        }
-        Command::Render { command: RenderCommand::Terraform(args) } => commands::render::terraform(settings, &args),
-        Command::Render { command: RenderCommand::Prerequisites } => commands::render::needed(settings),
-        Command::Render { command: RenderCommand::Pipeline(args) } => commands::render::step(settings, &args),
+        Command::Render { command } => commands::render::run(settings, &command),
         Command::Pipeline(args) => commands::pipeline::pipeline(settings, &args),
         Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
         Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),

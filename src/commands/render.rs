@@ -1,8 +1,9 @@
 //! `amibake render`: what users paste elsewhere.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use similar::TextDiff;
 
+use super::pipeline;
 use super::prepare::{load, names_or_all, until_cancelled};
 use super::releases::{lock_if_any, reporter};
 use super::signals::cancel_on_signal;
@@ -13,6 +14,72 @@ use crate::recipe::Recipe;
 use crate::release::{Arch, Lock};
 use crate::render::{Address, Builder, EnvHook, Login, RENDERED, Step, generated_by, prerequisites};
 use crate::report;
+
+/// `amibake render`.
+// Made once: its size does not matter.
+#[allow(clippy::large_enum_variant)]
+#[derive(Debug, Subcommand)]
+pub enum RenderCommand {
+    /// The least that IAM must allow who bakes, or the machine that is baked on
+    #[command(after_help = "Examples:\n  \
+        amibake render iam-policy --region eu-central-1 --account 123456789012 > baker.json\n  \
+        amibake render iam-policy --instance > machine.json\n  \
+        amibake render iam-policy --catalog --stack buildkite > promoter.json\n  \
+        aws iam create-policy --policy-name amibake --policy-document file://baker.json\n\n\
+        The machine's role is one that ec2.amazonaws.com may assume; whoever bakes may change and remove only\n\
+        what bears the tag amibake:run.")]
+    IamPolicy(IamPolicyArgs),
+    /// A complete pipeline that bakes anew when something has moved: check, update, build, test boot, promote
+    #[command(after_help = "Examples:\n  \
+        amibake render schedule --for buildkite --queue images > .buildkite/amibake.yml\n  \
+        amibake render schedule --for github-actions --region eu-central-1 \\\n    \
+        --role arn:aws:iam::123456789012:role/images > .github/workflows/amibake.yml\n  \
+        amibake render schedule --for eventbridge --cron '17 4 * * 1-5' > schedule.yml\n\n\
+        Roles are assumed by OIDC, no key is kept, and two runs never overlap.")]
+    Schedule(pipeline::ScheduleArgs),
+    /// The Elastic CI Stack's env hook: tells jobs where the builder is
+    #[command(after_help = "Examples:\n  \
+        amibake render env-hook --address tcp://builder.internal:1234\n  \
+        amibake render env-hook --ssm-parameter /builder/address --region eu-central-1\n  \
+        amibake render env-hook --address tcp://builder.internal:1234 --upload my-secrets --pipeline my-app --yes\n\n\
+        For one pipeline (SLUG/env in the secrets bucket) only that one gets it, for all (env) every job does.\n\
+        Where something is there already, the difference is shown first.")]
+    EnvHook(EnvHookArgs),
+    /// A Buildkite pipeline that builds an image on the builder and pushes it
+    #[command(after_help = "Examples:\n  \
+        amibake render pipeline --repository 123456789012.dkr.ecr.eu-central-1.amazonaws.com/app\n  \
+        amibake render pipeline --repository docker.io/me/app --login docker-login --username me \\\n    \
+        --platform linux/amd64,linux/arm64")]
+    Pipeline(StepArgs),
+    /// The builder's stack as CloudFormation: launch template, group, cache volume, name, alarms
+    #[command(
+        name = "cloudformation",
+        after_help = "Examples:\n  amibake render cloudformation > builder.yml\n  \
+        aws cloudformation deploy --template-file builder.yml --stack-name builder --capabilities CAPABILITY_IAM \\\n    \
+        --parameter-overrides Vpc=vpc-… Subnets=subnet-… AgentSecurityGroup=sg-…\n\n\
+        Only the agents' security group reaches the daemon; the cache volume follows the instance and outlives the stack."
+    )]
+    Cloudformation(BuilderArgs),
+    /// The builder's stack as Terraform
+    #[command(after_help = "Example:\n  amibake render terraform --arch arm64 > builder.tf")]
+    Terraform(BuilderArgs),
+    /// What baking needs as CloudFormation: network, security group, instance profile
+    #[command(after_help = "Example:\n  amibake render prerequisites > prerequisites.yml")]
+    Prerequisites,
+}
+
+/// Prints what is asked for.
+pub(crate) fn run(settings: &Settings, command: &RenderCommand) -> Result<Exit> {
+    match command {
+        RenderCommand::IamPolicy(args) => iam_policy(settings, args),
+        RenderCommand::Schedule(args) => pipeline::schedule(settings, args),
+        RenderCommand::EnvHook(args) => env_hook(settings, args),
+        RenderCommand::Pipeline(args) => step(settings, args),
+        RenderCommand::Cloudformation(args) => cloudformation(settings, args),
+        RenderCommand::Terraform(args) => terraform(settings, args),
+        RenderCommand::Prerequisites => needed(settings),
+    }
+}
 
 /// `amibake render iam-policy`.
 #[derive(Debug, Args)]
@@ -43,7 +110,7 @@ pub struct IamPolicyArgs {
     pub set: Vec<String>,
 }
 
-pub(crate) fn iam_policy(settings: &Settings, args: &IamPolicyArgs) -> Result<Exit> {
+fn iam_policy(settings: &Settings, args: &IamPolicyArgs) -> Result<Exit> {
     let loaded = load(&settings.project, &names_or_all(settings, &args.recipes)?, &args.set)?;
     let recipes: Vec<&Recipe> = loaded.iter().map(|one| &one.loaded.recipe).collect();
     let scope = policy::Scope { region: args.region.clone(), account: args.account.clone(), role: args.role.clone() };
@@ -88,7 +155,7 @@ pub struct EnvHookArgs {
     replace: bool,
 }
 
-pub(crate) fn env_hook(settings: &Settings, args: &EnvHookArgs) -> Result<Exit> {
+fn env_hook(settings: &Settings, args: &EnvHookArgs) -> Result<Exit> {
     let version = lock_if_any(settings)?.map(|lock| lock.version);
     let address = match (&args.address, &args.ssm_parameter) {
         (Some(address), _) => Address::Literal(address.clone()),
@@ -178,7 +245,7 @@ pub struct StepArgs {
     tls: bool,
 }
 
-pub(crate) fn step(settings: &Settings, args: &StepArgs) -> Result<Exit> {
+fn step(settings: &Settings, args: &StepArgs) -> Result<Exit> {
     let version = lock_if_any(settings)?.map(|lock| lock.version);
     let step = Step {
         generated_by: generated_by(&["agents".to_owned()], version),
@@ -222,17 +289,17 @@ fn builder(settings: &Settings, args: &BuilderArgs) -> Result<Builder> {
     Builder::new(recipe, version, args.arch, &args.channel, args.instance_type.as_deref(), generated_by)
 }
 
-pub(crate) fn cloudformation(settings: &Settings, args: &BuilderArgs) -> Result<Exit> {
+fn cloudformation(settings: &Settings, args: &BuilderArgs) -> Result<Exit> {
     report::print(&builder(settings, args)?.cloudformation()?);
     Ok(Exit::Done)
 }
 
-pub(crate) fn terraform(settings: &Settings, args: &BuilderArgs) -> Result<Exit> {
+fn terraform(settings: &Settings, args: &BuilderArgs) -> Result<Exit> {
     report::print(&builder(settings, args)?.terraform()?);
     Ok(Exit::Done)
 }
 
-pub(crate) fn needed(settings: &Settings) -> Result<Exit> {
+fn needed(settings: &Settings) -> Result<Exit> {
     let version = lock_if_any(settings)?.map(|lock| lock.version);
     report::print(&prerequisites(&generated_by(&["bakes".to_owned()], version))?);
     Ok(Exit::Done)

@@ -9,8 +9,8 @@ use super::signals::cancel_on_signal;
 use super::update::least;
 use crate::cli::Settings;
 use crate::error::{Error, Exit, Result, in_a_line};
-use crate::release::evidence::{Level, Outcome, Verdict};
-use crate::release::{Arch, Gather, Version};
+use crate::release::evidence::{Level, Outcome, TrustedRoot, Verdict};
+use crate::release::{Arch, Artifact, Gather, Version};
 use crate::report;
 
 /// `amibake verify-release`.
@@ -74,28 +74,11 @@ pub(crate) fn run(settings: &Settings, args: &VerifyReleaseArgs) -> Result<Exit>
         };
         let reached = verdicts.iter().try_for_each(|verdict| verdict.demand(least)).err();
         let refusal = failure.or(reached);
-        let size = |verdict: &Verdict| {
-            let tarball = tarballs.iter().find(|artifact| artifact.arch() == verdict.platform.0);
-            tarball.map(|artifact| (artifact.size(), artifact.sha256()))
-        };
+        let shown = Shown { version, least, root: &root, verdicts: &verdicts, tarballs: &tarballs, refusal: &refusal };
         if args.json {
-            let platforms: Vec<Value> = verdicts
-                .iter()
-                .map(|verdict| {
-                    let tarball = size(verdict).map(|(bytes, sha256)| json!({ "size_bytes": bytes, "sha256": sha256 }));
-                    json!({
-                        "platform": verdict.platform, "level": verdict.evidence.level, "evidence": verdict.evidence,
-                        "checks": verdict.checks, "tarball": tarball,
-                    })
-                })
-                .collect();
-            report::print_json(&json!({
-                "version": version, "demanded": least, "accepted": refusal.is_none(), "platforms": platforms,
-                "trusted_root": { "name": root.name(), "newest": root.newest() },
-                "error": refusal.as_ref().map(report::error_json),
-            }));
+            report::print_json(&shown.json());
         } else {
-            let tables = verdicts.iter().map(|verdict| table(verdict, size(verdict).map(|(bytes, _)| bytes)));
+            let tables = verdicts.iter().map(|verdict| table(verdict, shown.tarball(verdict)));
             report::print(&tables.collect::<Vec<_>>().join("\n\n"));
         }
         Ok(match refusal {
@@ -108,7 +91,44 @@ pub(crate) fn run(settings: &Settings, args: &VerifyReleaseArgs) -> Result<Exit>
     })
 }
 
-fn table(verdict: &Verdict, tarball: Option<u64>) -> String {
+/// All that is shown.
+struct Shown<'a> {
+    version: Version,
+    least: Level,
+    root: &'a TrustedRoot,
+    verdicts: &'a [Verdict],
+    tarballs: &'a [Artifact],
+    refusal: &'a Option<Error>,
+}
+
+impl<'a> Shown<'a> {
+    fn tarball(&self, verdict: &Verdict) -> Option<&'a Artifact> {
+        self.tarballs.iter().find(|artifact| artifact.arch() == verdict.platform.0)
+    }
+
+    fn json(&self) -> Value {
+        let platforms: Vec<Value> = self
+            .verdicts
+            .iter()
+            .map(|verdict| {
+                let tarball = self.tarball(verdict);
+                let tarball =
+                    tarball.map(|artifact| json!({ "size_bytes": artifact.size(), "sha256": artifact.sha256() }));
+                json!({
+                    "platform": verdict.platform, "level": verdict.evidence.level, "evidence": verdict.evidence,
+                    "checks": verdict.checks, "tarball": tarball,
+                })
+            })
+            .collect();
+        json!({
+            "version": self.version, "demanded": self.least, "accepted": self.refusal.is_none(), "platforms": platforms,
+            "trusted_root": { "name": self.root.name(), "newest": self.root.newest() },
+            "error": self.refusal.as_ref().map(report::error_json),
+        })
+    }
+}
+
+fn table(verdict: &Verdict, tarball: Option<&Artifact>) -> String {
     let mark = |outcome| match outcome {
         Outcome::Holds => '✓',
         Outcome::Agrees => '~',
@@ -119,7 +139,9 @@ fn table(verdict: &Verdict, tarball: Option<u64>) -> String {
         verdict.checks.iter().map(|check| (mark(check.outcome), check.what, report::clean(&check.found))).collect();
     let refused = verdict.refusals().next().is_some();
     rows.push(match tarball {
-        Some(bytes) => ('✓', "tarball", format!("{}, as all of the above says", report::human_bytes(bytes))),
+        Some(artifact) => {
+            ('✓', "tarball", format!("{}, as all of the above says", report::human_bytes(artifact.size())))
+        }
         None => ('-', "tarball", "not fetched, or not what it should be".to_owned()),
     });
     let width = rows.iter().map(|(_, what, _)| what.len()).max().unwrap_or(0);

@@ -48,6 +48,17 @@ fn duration(duration: Duration) -> String {
 struct Text(String);
 
 impl Text {
+    fn artifact(&mut self, artifact: &ArtifactPlan) {
+        let what = if artifact.stand_in { " (STAND-IN of the tests, not a real BuildKit)" } else { "" };
+        self.row("buildkit", &format!("{}{what}", artifact.version));
+        self.row("", &format!("sha256:{}", artifact.sha256));
+        self.row("", &vouched(artifact));
+        self.row("", &artifact.url);
+        if !artifact.members.is_empty() {
+            self.row("", &format!("needs {}", artifact.members.join(", ")));
+        }
+    }
+
     fn head(&mut self, plan: &Plan) {
         self.row("image", &plan.image.name.to_string());
         let alone = if plan.image.standalone { "standing on its own" } else { "on top of its base" };
@@ -61,15 +72,7 @@ impl Text {
         self.row("base", &format!("{}, {}", plan.base.name, bytes(plan.base.disk_bytes)));
         self.row("", &plan.base.identity);
         self.row("", &plan.base.location);
-        let artifact = &plan.artifact;
-        let what = if artifact.stand_in { " (STAND-IN of the tests, not a real BuildKit)" } else { "" };
-        self.row("buildkit", &format!("{}{what}", artifact.version));
-        self.row("", &format!("sha256:{}", artifact.sha256));
-        self.row("", &vouched(artifact));
-        self.row("", &artifact.url);
-        if !artifact.members.is_empty() {
-            self.row("", &format!("needs {}", artifact.members.join(", ")));
-        }
+        self.artifact(&plan.artifact);
         let machine = &plan.machine;
         let (memory, disk, most) = (bytes(machine.memory_bytes), bytes(machine.disk_bytes), duration(machine.timeout));
         match &plan.aws {

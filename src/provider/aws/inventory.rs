@@ -78,21 +78,25 @@ pub(super) async fn list(clients: &Clients) -> Result<Vec<Entry>> {
             used(image, Use::Parameter { name: name.clone() });
         }
     }
+    promoted(&mut entries, &history);
+    Ok(entries)
+}
+
+/// Says on images which channels name them, and which a rollback would return to them.
+fn promoted(entries: &mut [Entry], history: &[(String, String, Vec<String>)]) {
     for (name, image, past) in history {
-        let Some(channel) = channel(&name) else { continue };
+        let Some(channel) = channel(name) else { continue };
         // What `rollback` would return to: an image that is gone is none.
-        let before = before(&past, &image, &entries).0.map(|entry| entry.id.clone());
-        let mut promoted = |image: &str, now: bool| {
-            let Some(entry) = places.get(image).and_then(|index| entries.get_mut(*index)) else { return };
-            let channels = if now { &mut entry.promoted } else { &mut entry.promoted_before };
-            channels.insert(channel.to_owned());
-        };
-        promoted(&image, true);
-        if let Some(before) = before {
-            promoted(&before, false);
+        let earlier = before(past, image, entries).0.map(|entry| entry.id.clone());
+        for entry in entries.iter_mut() {
+            if entry.id == *image {
+                entry.promoted.insert(channel.to_owned());
+            }
+            if Some(&entry.id) == earlier.as_ref() {
+                entry.promoted_before.insert(channel.to_owned());
+            }
         }
     }
-    Ok(entries)
 }
 
 /// Removes an image and its snapshots, unless somebody began to use it, or it is another one by now.
