@@ -124,6 +124,7 @@ fn what_does_not_hold_is_refused_and_the_lock_stays() {
     std::fs::remove_file(amd64("sigstore.json")).unwrap();
     let told = project.refused(&["update"]);
     assert!(told.contains("linux/amd64") && told.contains("the release has none"), "{told}");
+    assert!(project.refused(&["verify-release", "v0.99.0"]).contains("is there such a release?"));
     // Whatever is demanded: since v0.27 a release is signed.
     project.refused(&["update", "--trust-on-first-use"]);
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use futures_util::future::{try_join, try_join_all, try_join4};
+use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -89,8 +90,12 @@ impl Gather<'_> {
                 let page = Ask { accept: &[404, 410], ..Ask::new(&url, most) }.send(reporter).await?;
                 Ok((page.status == 200).then_some(page.bytes))
             }
-            Source::File(path) => match tokio::fs::read(&path).await {
-                Ok(bytes) => Ok(Some(bytes)),
+            Source::File(path) => match read_at_most(&path, most).await {
+                Ok(Some(bytes)) => Ok(Some(bytes)),
+                Ok(None) => {
+                    let message = format!("{} has more than the {most} bytes that are accepted", path.display());
+                    Err(Error::host(message))
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error).or_host(|| format!("cannot read {}", path.display())),
             },
@@ -174,7 +179,7 @@ impl Gather<'_> {
     async fn fetch(&self, lock: &Lock, reporter: &Reporter, cancel: &CancellationToken) -> Result<Vec<Artifact>> {
         let all = lock.artifacts.keys().map(|platform| {
             let fetch = Fetch { mirror: self.mirror, ..Fetch::new(lock, platform.0, self.cache_dir) };
-            let reporter = reporter.scoped(&format!("BuildKit {} ({})", self.version, platform.0));
+            let reporter = reporter.scoped(platform.0.as_str());
             async move { fetch.run(&reporter, cancel).await }
         });
         try_join_all(all).await
@@ -187,4 +192,11 @@ impl Gather<'_> {
         }
         Ok(())
     }
+}
+
+/// None when there are more.
+async fn read_at_most(path: &Path, most: u64) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    tokio::fs::File::open(path).await?.take(most + 1).read_to_end(&mut bytes).await?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
 }

@@ -174,7 +174,12 @@ pub fn judge(offer: &Offer, root: &TrustedRoot) -> Verdict {
     let signed = match &offer.bundle {
         Some(bundle) => bundle::check(bundle, version, &file, root, &mut checks),
         None if version.is_signed_era() => {
-            let told = format!("the release has none, and every release since {FIRST_SIGNED} must");
+            let nothing = offer.provenance.is_none() && offer.sbom.is_none() && offer.stated == Stated::Unknown;
+            let told = if nothing {
+                format!("nothing of {version} is there: is there such a release? (`amibake releases` lists them)")
+            } else {
+                format!("the release has none, and every release since {FIRST_SIGNED} must")
+            };
             checks.push(Check::new("sigstore bundle", Outcome::Refused, told));
             None
         }
