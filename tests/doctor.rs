@@ -110,14 +110,15 @@ fn addresses_that_lead_nowhere() {
 }
 
 #[test]
+#[ignore = "needs namespaces"]
 fn a_disk_that_is_full() {
-    if !rustix::process::geteuid().is_root() {
-        // A user that may not mount cannot fill a disk of their own; the decision itself has a test in the module.
-        return;
-    }
+    // A user without root's rights is root in a namespace of their own.
+    let namespaces =
+        if rustix::process::geteuid().is_root() { &["--mount"][..] } else { &["--map-root-user", "--mount"] };
     let script = "mount -t tmpfs -o size=8m none /var/tmp && head -c 9000000 /dev/zero >/var/tmp/fill; exec \"$0\" doctor --json";
     let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_amibake")])
+        .args(namespaces)
+        .args(["sh", "-c", script, env!("CARGO_BIN_EXE_amibake")])
         .env_remove("BUILDKIT_HOST")
         .output()
         .unwrap();

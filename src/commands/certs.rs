@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::releases::reporter;
+use crate::catalog::{Finding, Standing};
 use crate::certs::{self, Described, Pair, Purpose};
 use crate::cli::Settings;
 use crate::error::{Context as _, Error, Exit, Result};
@@ -116,6 +117,30 @@ pub struct ShowArgs {
 enum Place {
     Dir(PathBuf),
     Ssm { aws: Box<Aws>, prefix: String, key: Option<String> },
+}
+
+/// A certificate that has no more days left than this is to be renewed.
+const SOON: i64 = 30;
+
+/// How long the certificates below an SSM prefix hold: for `check`.
+pub(super) async fn standing(settings: &Settings, prefix: &str, account: &Account) -> Result<Vec<Finding>> {
+    let (region, profile) = (account.region.clone(), account.profile.clone());
+    let args = PlaceArgs { ssm: Some(prefix.to_owned()), dir: None, region, profile, kms_key: None };
+    let (place, now) = (args.open(settings).await?, Timestamp::now());
+    let mut findings = Vec::new();
+    for whose in [CA, SERVER, CLIENT] {
+        let about = place.shown(whose, "cert");
+        findings.push(match place.get(whose, "cert").await? {
+            None => Finding::new(&about, "certificate", Standing::OutOfDate, "there is none"),
+            Some(pem) => {
+                let described = certs::describe(&pem)?;
+                let standing = if described.days_left(now) > SOON { Standing::Current } else { Standing::OutOfDate };
+                let until = described.not_after.strftime("%Y-%m-%d");
+                Finding::new(&about, "certificate", standing, format!("holds until {until}"))
+            }
+        });
+    }
+    Ok(findings)
 }
 
 impl PlaceArgs {

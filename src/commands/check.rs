@@ -40,6 +40,9 @@ pub struct CheckArgs {
     /// Images older than this are out of date: 12h, 30d, 8w
     #[arg(long, value_name = "AGE", value_parser = age)]
     max_age: Option<u64>,
+    /// Also the certificates that `amibake certs` keeps below this prefix: those that end within 30 days
+    #[arg(long, value_name = "PREFIX", help_heading = "AWS")]
+    certs: Option<String>,
 }
 
 pub(crate) fn run(settings: &Settings, args: &CheckArgs) -> Result<Exit> {
@@ -86,7 +89,18 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
         }
         Err(error) => (Finding::new("BuildKit", "release", Standing::Unknown, in_a_line(&error)), Some(error)),
     };
-    Ok((std::iter::once(release).chain(images?).collect(), failure))
+    let certificates = match &args.certs {
+        None => Vec::new(),
+        Some(prefix) => {
+            let account = Account { region: args.planning.region.clone(), profile: args.planning.profile.clone() };
+            match super::certs::standing(settings, prefix, &account).await {
+                Ok(findings) => findings,
+                Err(error) if error.exit() == Exit::Usage => return Err(error),
+                Err(error) => vec![Finding::new(prefix, "certificate", Standing::Unknown, in_a_line(&error))],
+            }
+        }
+    };
+    Ok((std::iter::once(release).chain(images?).chain(certificates).collect(), failure))
 }
 
 /// What is known of images and bases; what is not, says why.

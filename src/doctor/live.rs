@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::address::{self, Address};
 use super::wire::{self, Daemon, Handshake, Listener, PATIENCE, Unanswered};
 use super::{Check, Verdict, known};
+use crate::report::human_bytes;
 
 /// A certificate that has less than this left is told of.
 const SOON: i64 = 14 * 24 * 3600;
@@ -59,17 +60,13 @@ pub async fn examine(options: &Options, now: Timestamp) -> Vec<Check> {
 
 fn disk(folder: &Path, free: fn(&Path) -> Option<(u64, u64)>) -> Option<Check> {
     let (free, all) = free(folder)?;
-    let left = format!("{} of {} are free in {}", bytes(free), bytes(all), folder.display());
+    let left = format!("{} of {} are free in {}", human_bytes(free), human_bytes(all), folder.display());
     Some(if free < LITTLE.1.min(all / LITTLE.0) {
         let hint = "remove what is not needed there: a build writes its context and its output to it";
         Check::wrong("disk", "disk-full", left, hint)
     } else {
         Check::fine("disk", left)
     })
-}
-
-fn bytes(bytes: u64) -> String {
-    crate::report::human_bytes(bytes)
 }
 
 fn buildctl(options: &Options) -> Check {
@@ -538,5 +535,22 @@ fn expiry(whose: &str, certificate: &CertificateDer<'_>, now: Timestamp) -> Chec
         Check::warning("certificates", "certificate-expires-soon", found, "issue a new one before that day")
     } else {
         Check::fine("certificates", format!("{whose} is good until {}", day(until)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_nearly_full_below_a_gib_or_a_twentieth_of_it() {
+        let verdict =
+            |free: fn(&Path) -> Option<(u64, u64)>| disk(Path::new("/var/tmp"), free).map(|check| check.verdict);
+        assert_eq!(verdict(|_| Some((1 << 30, 100 << 30))), Some(Verdict::Fine));
+        assert_eq!(verdict(|_| Some(((1 << 30) - 1, 100 << 30))), Some(Verdict::Wrong));
+        // Of a small one a twentieth is enough.
+        assert_eq!(verdict(|_| Some((60 << 20, 1 << 30))), Some(Verdict::Fine));
+        assert_eq!(verdict(|_| Some((40 << 20, 1 << 30))), Some(Verdict::Wrong));
+        assert_eq!(verdict(|_| None), None);
     }
 }

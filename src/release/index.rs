@@ -329,11 +329,11 @@ fn limited(page: &Page, url: &Url, with_token: bool) -> Error {
         return Error::host(format!("{host} refuses the token in GH_TOKEN or GITHUB_TOKEN"))
             .with_hint("unset it or make a new one; the list of releases can be read without");
     }
-    let token = if with_token { "" } else { " A token in GITHUB_TOKEN allows more;" };
+    let token = if with_token { "" } else { "a token in GITHUB_TOKEN allows more; " };
     let reset =
         header("x-ratelimit-reset").and_then(|at| at.parse().ok()).and_then(|at| Timestamp::from_second(at).ok());
     let used_up = header("x-ratelimit-remaining") == Some("0");
-    let hint = format!("{}{direct}", if token.is_empty() { String::new() } else { format!("{} ", token.trim_start()) });
+    let hint = format!("{token}{direct}");
     match (used_up, reset, header("retry-after")) {
         (true, Some(reset), _) => {
             let limit = header("x-ratelimit-limit").map(|limit| format!(" (of {limit} an hour)")).unwrap_or_default();

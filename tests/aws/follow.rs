@@ -89,6 +89,13 @@ fn a_new_release_is_found_verified_baked_and_then_all_is_current() {
     project.done(&["build", "agent", "--json"]);
     assert_eq!(project.out_of_date(&["--max-age", "0m"]), ["agent (amd64): age", "builder (amd64): age"]);
     assert_eq!(project.out_of_date(&["--max-age", "1d"]), [] as [&str; 0]);
+    // Certificates end, too.
+    project.done(&["certs", "init", "--ssm", "/builder/tls"]);
+    project.done(&["certs", "issue", "--ssm", "/builder/tls", "--name", "builder.internal", "--days", "20"]);
+    let ending = ["/builder/tls/server/cert: certificate", "/builder/tls/client/cert: certificate"];
+    assert_eq!(project.out_of_date(&["--certs", "/builder/tls"]), ending);
+    project.done(&["certs", "renew", "--ssm", "/builder/tls"]);
+    assert_eq!(project.out_of_date(&["--certs", "/builder/tls"]), [] as [&str; 0]);
     assert_eq!(project.cloud.leftovers(), [] as [&str; 0]);
 }
 

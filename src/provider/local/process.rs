@@ -255,10 +255,10 @@ mod tests {
     #[tokio::test]
     async fn when_amibake_is_killed_its_machine_dies() {
         use std::io::BufRead as _;
-        if !mortal(std::path::Path::new("true"), false).1 {
-            eprintln!("skipped: no setpriv that knows --pdeathsig on this machine");
-            return;
-        }
+        assert!(
+            mortal(std::path::Path::new("true"), false).1,
+            "needs a setpriv that knows --pdeathsig (util-linux 2.33)"
+        );
         let helper = "provider::local::process::tests::helper_with_a_mortal_process";
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", helper, "--nocapture"])
