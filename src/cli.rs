@@ -302,6 +302,9 @@ pub struct BuildArgs {
     /// Bake even if an image with that fingerprint exists
     #[arg(long)]
     pub force: bool,
+    /// Bake even if an image with that fingerprint exists, if it is older than this: 12h, 30d, 8w
+    #[arg(long, value_name = "AGE", value_parser = commands::images::age)]
+    pub max_age: Option<u64>,
     /// Boot each new image and run its boot checks before it counts
     #[arg(long)]
     pub verify: bool,

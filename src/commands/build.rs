@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use futures_util::future::try_join_all;
+use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,7 @@ use super::signals::cancel_on_signal;
 use crate::bake::{self, Job, Outcome, RunId};
 use crate::cli::{BuildArgs, Settings};
 use crate::error::{Context as _, Error, Exit, Result, in_a_line};
-use crate::plan::Plan;
+use crate::plan::{Image, Plan};
 use crate::release::{self, Arch, Artifact};
 use crate::report::{self, human_bytes, human_time};
 
@@ -64,6 +65,8 @@ async fn build_all<'p>(
         .map(|plan| async { if args.force { Ok(None) } else { prepared.provider.find(plan).await } });
     // A cloud may still be making one of them.
     let existing = until_cancelled(cancel, try_join_all(found)).await?;
+    let existing: Vec<Option<Image>> =
+        existing.into_iter().map(|image| image.filter(|image| young(image, args.max_age, Timestamp::now()))).collect();
     let wanted = prepared.plans.iter().zip(&existing).filter(|(_, existing)| existing.is_none());
     let wanted: BTreeSet<Arch> = wanted.map(|(plan, _)| plan.arch).collect();
     let fetched = wanted.into_iter().map(|arch| async move {
@@ -88,6 +91,14 @@ async fn build_all<'p>(
         (memory, work)
     });
     Ok(bake::side_by_side(jobs.collect(), prepared.provider.memory()).await)
+}
+
+/// Whether an image is not too old to be taken for a new one.
+fn young(image: &Image, max_age: Option<u64>, now: Timestamp) -> bool {
+    match (max_age, image.created) {
+        (Some(most), Some(created)) => now.as_second() - created.as_second() <= i64::try_from(most).unwrap_or(i64::MAX),
+        _ => true,
+    }
 }
 
 /// The tarball, with every member that any of the recipes needs.

@@ -78,7 +78,7 @@ enum ImagesCommand {
 }
 
 /// Seconds of an age: a whole number with `m`, `h`, `d` or `w`.
-pub(super) fn age(text: &str) -> std::result::Result<u64, String> {
+pub(crate) fn age(text: &str) -> std::result::Result<u64, String> {
     let units = [('m', 60), ('h', 3600), ('d', 86_400), ('w', 7 * 86_400)];
     let parsed = units.iter().find_map(|(unit, seconds)| {
         let number = text.strip_suffix(*unit)?.parse::<u64>().ok()?;

@@ -50,6 +50,9 @@ pub struct PipelineArgs {
     /// Take amibake.lock from the build's artifacts: an earlier step moved it
     #[arg(long)]
     lock_artifact: bool,
+    /// Images older than this are baked anew
+    #[arg(long, value_name = "AGE", value_parser = age_text)]
+    max_age: Option<String>,
     /// Do not promote what was baked
     #[arg(long)]
     no_promote: bool,
@@ -103,7 +106,8 @@ impl BakingArgs {
 pub(crate) fn pipeline(settings: &Settings, args: &PipelineArgs) -> Result<Exit> {
     let baking = args.baking.baking(settings)?;
     let (lock_artifact, promote) = (args.lock_artifact, !args.no_promote);
-    report::print_json(&render::pipeline(&Pipeline { baking, lock_artifact, promote }));
+    let max_age = args.max_age.clone();
+    report::print_json(&render::pipeline(&Pipeline { baking, lock_artifact, max_age, promote }));
     Ok(Exit::Done)
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::recipe::{Filesystem, ProviderKind};
@@ -336,4 +337,7 @@ pub struct Image {
     /// Whether it was seen to boot and pass its checks.
     #[serde(skip)]
     pub verified: bool,
+    /// When it was made, of one that was found.
+    #[serde(skip)]
+    pub created: Option<Timestamp>,
 }

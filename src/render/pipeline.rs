@@ -15,6 +15,8 @@ pub struct Pipeline {
     pub baking: Baking,
     /// Take `amibake.lock` from the build's artifacts: an earlier step moved it.
     pub lock_artifact: bool,
+    /// Images older than this are baked anew: `30d`.
+    pub max_age: Option<String>,
     /// Promote what was baked.
     pub promote: bool,
 }
@@ -23,6 +25,7 @@ pub struct Pipeline {
 #[must_use]
 pub fn pipeline(options: &Pipeline) -> Value {
     let baking = &options.baking;
+    let max_age = options.max_age.as_ref().map(|age| format!(" --max-age {age}")).unwrap_or_default();
     let each = baking.recipes.iter().flat_map(|recipe| baking.arches.iter().map(move |arch| (recipe, *arch)));
     let mut keys = Vec::new();
     let mut steps = Vec::new();
@@ -31,7 +34,9 @@ pub fn pipeline(options: &Pipeline) -> Value {
         let commands = [
             begin(options),
             "code=0".to_owned(),
-            format!("amibake build {recipe} --arch {arch} --verify --summary summary.md --ids ids.txt || code=$?"),
+            format!(
+                "amibake build {recipe} --arch {arch} --verify{max_age} --summary summary.md --ids ids.txt || code=$?"
+            ),
             "style=success".to_owned(),
             "[ \"$code\" = 0 ] || style=error".to_owned(),
             // Neither is there if nothing was begun.

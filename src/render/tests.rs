@@ -86,16 +86,22 @@ fn a_dollar_stays_for_the_shell_of_the_job() {
         assert!(!line.replace("$$", "").contains('$'), "{line}");
     }
     assert!(rendered.render(Target::Eventbridge).unwrap().contains(r#""curl \"https://x/${!V}\" && true""#));
-    let steps = pipeline(&Pipeline { baking: rendered.baking, lock_artifact: true, promote: true }).to_string();
+    let steps = pipeline(&Pipeline {
+        baking: rendered.baking,
+        lock_artifact: true,
+        max_age: Some("30d".to_owned()),
+        promote: true,
+    })
+    .to_string();
     assert!(!steps.replace("$$", "").contains('$'), "{steps}");
 }
 
 #[test]
 fn one_step_an_image_and_the_promotion_waits_for_all() {
-    let options = Pipeline { baking: baking(), lock_artifact: true, promote: true };
+    let options = Pipeline { baking: baking(), lock_artifact: true, max_age: Some("30d".to_owned()), promote: true };
     insta::assert_json_snapshot!(pipeline(&options));
     let alone = Baking { recipes: vec!["builder".to_owned()], role: None, ..baking() };
-    let rendered = pipeline(&Pipeline { baking: alone, lock_artifact: false, promote: false });
+    let rendered = pipeline(&Pipeline { baking: alone, lock_artifact: false, max_age: None, promote: false });
     assert_eq!(rendered["steps"].as_array().unwrap().len(), 2);
     assert!(rendered["steps"][0].get("plugins").is_none());
 }

@@ -89,6 +89,12 @@ fn a_new_release_is_found_verified_baked_and_then_all_is_current() {
     project.done(&["build", "agent", "--json"]);
     assert_eq!(project.out_of_date(&["--max-age", "0m"]), ["agent (amd64): age", "builder (amd64): age"]);
     assert_eq!(project.out_of_date(&["--max-age", "1d"]), [] as [&str; 0]);
+    // What is too old is baked anew, though nothing that it is made of has changed.
+    let old = project.done(&["build", "agent", "--max-age", "1d", "--json"]);
+    assert_eq!(old["results"][0]["outcome"], "existing", "{old}");
+    let new = project.done(&["build", "agent", "--max-age", "0m", "--json"]);
+    assert_eq!(new["results"][0]["outcome"], "baked", "{new}");
+    assert_ne!(new["results"][0]["image"]["location"], old["results"][0]["image"]["location"]);
     // Certificates end, too.
     project.done(&["certs", "init", "--ssm", "/builder/tls"]);
     project.done(&["certs", "issue", "--ssm", "/builder/tls", "--name", "builder.internal", "--days", "20"]);

@@ -340,6 +340,7 @@ impl Machine for FakeMachine {
             sha256: Some(Sha256::of(b"whole image")),
             region: None,
             verified: false,
+            created: None,
         })
     }
 

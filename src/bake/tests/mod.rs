@@ -145,6 +145,7 @@ impl Place {
                 sha256: None,
                 region: None,
                 verified: false,
+                created: None,
             };
             (plan, image)
         };

@@ -175,6 +175,7 @@ pub(super) fn describe(clients: &Clients, ami: &Ami) -> Image {
         sha256: None,
         region: Some(clients.region.clone()),
         verified: tag(ami, tags::VERIFIED).is_some(),
+        created: ami.creation_date().and_then(|at| at.parse().ok()),
     }
 }
 

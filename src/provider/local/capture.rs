@@ -41,6 +41,7 @@ pub(super) async fn capture(machine: &LocalMachine, destination: Destination<'_>
         sha256: Some(sha256),
         region: None,
         verified: false,
+        created: None,
     })
 }
 

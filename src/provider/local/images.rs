@@ -3,6 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::bake::Reporter;
@@ -24,6 +25,8 @@ struct Manifest {
     image: Described,
     #[serde(default)]
     checks: Vec<Check>,
+    #[serde(default)]
+    finished: Option<Timestamp>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,18 +69,22 @@ pub(super) fn find(
     }
     // The order of a folder's entries is nobody's promise; the answer must not depend on it.
     folders.sort();
+    let mut newest: Option<Image> = None;
     for folder in folders {
         let Some(manifest) = read(&folder.join(MANIFEST)) else { continue };
         if manifest.schema != SCHEMA || manifest.fingerprint != fingerprint.0 || manifest.image.format != format {
             continue;
         }
         let verified = manifest.checks.iter().any(|check| check.name.ends_with(BOOTED));
-        match whole(&folder, manifest.image).map(|image| Image { verified, ..image }) {
-            Ok(image) => return Ok(Some(image)),
+        let created = manifest.finished;
+        match whole(&folder, manifest.image).map(|image| Image { verified, created, ..image }) {
+            // Baked anew, one plan has several: the newest is what a build would look at.
+            Ok(image) if newest.as_ref().is_none_or(|newest| newest.created < image.created) => newest = Some(image),
+            Ok(_) => {}
             Err(reason) => reporter.note(format!("{} is not used: {reason}", folder.display())),
         }
     }
-    Ok(None)
+    Ok(newest)
 }
 
 /// The manifest, if it is one.
@@ -104,7 +111,16 @@ fn whole(folder: &Path, described: Described) -> Result<Image, String> {
     if meta.len() != size_bytes {
         return Err(format!("{} has {} bytes, its manifest says {size_bytes}", path.display(), meta.len()));
     }
-    Ok(Image { name: ImageName(name), location: path, format, size_bytes, sha256, region: None, verified: false })
+    Ok(Image {
+        name: ImageName(name),
+        location: path,
+        format,
+        size_bytes,
+        sha256,
+        region: None,
+        verified: false,
+        created: None,
+    })
 }
 
 #[cfg(test)]
@@ -208,5 +224,17 @@ mod tests {
         let fingerprint = Fingerprint(Sha256::of(b"a"));
         assert_eq!(find(&gone, &fingerprint, ImageFormat::Qcow2, &Reporter::silent()).unwrap(), None);
         find(&folder.join("disk.qcow2"), &fingerprint, ImageFormat::Qcow2, &Reporter::silent()).unwrap_err();
+    }
+    #[test]
+    fn of_several_the_newest_is_found() {
+        let dist = Dist::new();
+        for (name, finished) in [("a", "2026-11-03"), ("b", "2026-11-05"), ("c", "2026-11-04")] {
+            let path = dist.image(name, b"one", "disk.qcow2", 5).join(MANIFEST);
+            let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            manifest["finished"] = format!("{finished}T14:51:12Z").into();
+            std::fs::write(&path, manifest.to_string()).unwrap();
+        }
+        let found = dist.find(b"one", ImageFormat::Qcow2).unwrap();
+        assert_eq!((found.name.0.as_str(), found.created.unwrap().to_string().as_str()), ("b", "2026-11-05T14:51:12Z"));
     }
 }
