@@ -182,7 +182,7 @@ enum Command {
     /// The disk that local bakes start from
     Base {
         #[command(subcommand)]
-        command: BaseCommand,
+        command: commands::base::BaseCommand,
     },
     /// Print the JSON Schema of recipes, for editors
     #[command(after_help = "Example:\n  amibake schema > recipes/schema.json")]
@@ -213,31 +213,6 @@ enum Command {
 pub(crate) fn account(text: &str) -> std::result::Result<String, String> {
     let fine = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
     if fine { Ok(text.to_owned()) } else { Err("an account's id has 12 digits".to_owned()) }
-}
-
-#[derive(Debug, Subcommand)]
-enum BaseCommand {
-    /// Make the base disk, from this machine's own package sources
-    #[command(after_help = "Example:\n  amibake base create\n\n\
-        Needs mmdebstrap and, for that, root or user namespaces. Prints the disk's path.")]
-    Create(BaseCreateArgs),
-    /// List the base disks in the cache
-    List {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// `amibake base create`.
-#[derive(Debug, Args)]
-pub struct BaseCreateArgs {
-    /// Make it anew
-    #[arg(long)]
-    pub force: bool,
-    /// As JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What every command that plans takes.
@@ -537,8 +512,8 @@ impl Command {
             Command::Distribute(args) => args.json,
             Command::Promote(args) => args.channel.json,
             Command::Rollback(args) => args.channel.json,
-            Command::Base { command: BaseCommand::Create(args) } => args.json,
-            Command::Base { command: BaseCommand::List { json } } | Command::Version { json } => *json,
+            Command::Base { command } => command.json(),
+            Command::Version { json } => *json,
             Command::Certs { .. }
             | Command::Render { .. }
             | Command::Pipeline(_)
@@ -570,8 +545,7 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::Rollback(args) => commands::promote::rollback(settings, &args),
         Command::Render { command } => commands::render::run(settings, &command),
         Command::Pipeline(args) => commands::pipeline::pipeline(settings, &args),
-        Command::Base { command: BaseCommand::Create(args) } => commands::base::create(settings, &args),
-        Command::Base { command: BaseCommand::List { json } } => commands::base::list(settings, json),
+        Command::Base { command } => commands::base::run(settings, &command),
         Command::Schema => Ok(commands::info::schema()),
         Command::Completions { shell } => Ok(commands::info::completions(shell)),
         Command::Man { folder } => commands::info::man(&folder),

@@ -197,3 +197,12 @@ fn what_is_no_address_or_repository_is_refused() {
     refused(&["cloudformation", "agent"]);
     refused(&["cloudformation", "--instance-type", "m7i.large; rm"]);
 }
+
+#[test]
+#[ignore = "needs systemd-analyze"]
+fn the_units_that_a_builder_writes_at_boot_are_what_systemd_allows() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/render/units.sh");
+    let output = Command::new(script).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}

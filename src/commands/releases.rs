@@ -13,7 +13,7 @@ use crate::bake::Reporter;
 use crate::cli::Settings;
 use crate::error::{Error, Exit, Result};
 use crate::release::evidence::{Level, TrustedRoot, recorded};
-use crate::release::{Arch, Channel, Index, Listed, Lock, Mirror, Place, Platform, Token};
+use crate::release::{Arch, Channel, Gather, Index, Listed, Lock, Mirror, Place, Platform, Token, Version};
 use crate::report;
 
 /// Where releases are looked for.
@@ -58,6 +58,19 @@ impl ReleasePlace {
     /// As flags of another command say it.
     pub(super) fn at(release_mirror: Option<Mirror>, release_index: Option<Url>) -> Self {
         Self { release_mirror, release_index }
+    }
+
+    /// Looks at one release here.
+    pub(super) fn gather<'a>(
+        &'a self,
+        settings: &'a Settings,
+        version: Version,
+        index: Option<&'a Index>,
+        root: &'a TrustedRoot,
+        lock: Option<&'a Lock>,
+    ) -> Gather<'a> {
+        let listed = index.and_then(|index| index.get(version));
+        Gather { version, listed, mirror: self.release_mirror.as_ref(), root, cache_dir: &settings.cache, lock }
     }
 
     /// Reads the index.

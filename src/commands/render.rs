@@ -16,8 +16,6 @@ use crate::render::{Address, Builder, EnvHook, Login, RENDERED, Step, generated_
 use crate::report;
 
 /// `amibake render`.
-// Made once: its size does not matter.
-#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 pub enum RenderCommand {
     /// The least that IAM must allow who bakes, or the machine that is baked on
@@ -36,7 +34,7 @@ pub enum RenderCommand {
         --role arn:aws:iam::123456789012:role/images > .github/workflows/amibake.yml\n  \
         amibake render schedule --for eventbridge --cron '17 4 * * 1-5' > schedule.yml\n\n\
         Roles are assumed by OIDC, no key is kept, and two runs never overlap.")]
-    Schedule(pipeline::ScheduleArgs),
+    Schedule(Box<pipeline::ScheduleArgs>),
     /// The Elastic CI Stack's env hook: tells jobs where the builder is
     #[command(after_help = "Examples:\n  \
         amibake render env-hook --address tcp://builder.internal:1234\n  \

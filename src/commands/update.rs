@@ -11,7 +11,7 @@ use crate::cli::Settings;
 use crate::config::FILE;
 use crate::error::{Error, Exit, Result, in_a_line};
 use crate::release::evidence::Level;
-use crate::release::{Arch, Channel, Gather, Index, Lock, Platform, Version};
+use crate::release::{Arch, Channel, Index, Lock, Platform, Version};
 use crate::report;
 
 /// `amibake update`.
@@ -68,14 +68,7 @@ pub(crate) fn run(settings: &Settings, args: &UpdateArgs) -> Result<Exit> {
             tell(settings, args, lock.as_ref(), lock.as_ref());
             return Ok(Exit::Done);
         }
-        let gather = Gather {
-            version,
-            listed: index.as_ref().and_then(|index| index.get(version)),
-            mirror: args.place.release_mirror.as_ref(),
-            root: &root,
-            cache_dir: &settings.cache,
-            lock: lock.as_ref(),
-        };
+        let gather = args.place.gather(settings, version, index.as_ref(), &root, lock.as_ref());
         let looked = until_cancelled(&cancel, gather.look(&platforms, &reporter)).await?;
         let renewed = gather.renew(looked, least, &reporter, &cancel).await?;
         if !args.dry_run && lock.as_ref() != Some(&renewed.lock) {

@@ -10,7 +10,7 @@ use super::update::least;
 use crate::cli::Settings;
 use crate::error::{Error, Exit, Result, in_a_line};
 use crate::release::evidence::{Level, Outcome, TrustedRoot, Verdict};
-use crate::release::{Arch, Artifact, Gather, Version};
+use crate::release::{Arch, Artifact, Version};
 use crate::report;
 
 /// `amibake verify-release`.
@@ -49,14 +49,7 @@ pub(crate) fn run(settings: &Settings, args: &VerifyReleaseArgs) -> Result<Exit>
             }
             index => Some(index?),
         };
-        let gather = Gather {
-            version,
-            listed: index.as_ref().and_then(|index| index.get(version)),
-            mirror: args.place.release_mirror.as_ref(),
-            root: &root,
-            cache_dir: &settings.cache,
-            lock: lock.as_ref(),
-        };
+        let gather = args.place.gather(settings, version, index.as_ref(), &root, lock.as_ref());
         let looked = until_cancelled(&cancel, gather.look(&platforms, &reporter)).await?;
         let verdicts: Vec<Verdict> = looked.iter().map(|one| one.verdict.clone()).collect();
         let least = least(settings, version, false)?;
