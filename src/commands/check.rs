@@ -137,7 +137,7 @@ async fn images(
     for (recipe, arch, plan) in &planned {
         let image = newest_image(&entries, recipe, *arch);
         newest.entry(*arch).or_default().extend(image);
-        findings.extend(of_plan(recipe, *arch, plan, image, oldest)?);
+        findings.extend(of_plan(recipe, *arch, plan, image, oldest));
     }
     findings.extend(newest.iter().filter_map(|(arch, images)| of_pair(*arch, images)));
     Ok(findings)
@@ -149,12 +149,12 @@ fn of_plan(
     plan: &Result<Plan>,
     image: Option<&Entry>,
     oldest: Option<Timestamp>,
-) -> Result<Vec<Finding>> {
+) -> Vec<Finding> {
     match plan {
-        Ok(plan) => Ok(of_image(plan, image, oldest)),
+        Ok(plan) => of_image(plan, image, oldest),
         Err(error) => {
             let about = format!("{recipe} ({arch})");
-            Ok(vec![Finding::new(&about, "base", Standing::Unknown, in_a_line(error))])
+            vec![Finding::new(&about, "base", Standing::Unknown, in_a_line(error))]
         }
     }
 }
