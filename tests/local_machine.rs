@@ -134,6 +134,7 @@ fn plan(base: &Path, artifact: &Artifact) -> Plan {
         },
         aws: None,
         port: None,
+        tls: false,
         volumes: vec![VolumePlan {
             name: "cache-12345".into(),
             mount: "/var/lib/buildkit".into(),

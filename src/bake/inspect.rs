@@ -15,6 +15,8 @@ pub(super) struct Peer {
     pub(super) address: String,
     /// Port of its daemon: the script's `$AMIBAKE_PEER_PORT`.
     pub(super) port: Option<u16>,
+    /// Folder with the client's certificate, on this machine, that its daemon asks for: the script's `$AMIBAKE_PEER_TLS`.
+    pub(super) tls: Option<&'static str>,
 }
 
 /// A check that said no.
@@ -53,8 +55,8 @@ pub(super) async fn run(
 ) -> Result<(Duration, Option<Failure>)> {
     reporter.event(&Event::StepStarted { number, total, name: check.name.clone(), kind: "check" });
     // On the script's first line, so that the numbers of its lines stay what they are.
-    let text = match peer.and_then(|peer| peer.port) {
-        Some(port) => format!("export AMIBAKE_PEER_PORT={port}; {}", check.script),
+    let text = match peer.and_then(|peer| Some((peer.port?, peer.tls.unwrap_or_default()))) {
+        Some((port, tls)) => format!("export AMIBAKE_PEER_PORT={port} AMIBAKE_PEER_TLS={tls}; {}", check.script),
         None => check.script.clone(),
     };
     let peer = peer.map(|peer| peer.address.as_str());

@@ -15,6 +15,7 @@ mod script;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod undo;
 mod verify;
 mod volume;

@@ -18,7 +18,7 @@ use super::script::{Script, broken};
 use super::sweep::machine_ended;
 use super::undo::Mark;
 use super::verify::{self, Group};
-use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect};
+use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect, tls};
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::plan::{Image, Plan, Step};
 use crate::provider::{Destination, Finding, Launch, Machine, Provider, Resource, Severity, Source};
@@ -191,6 +191,9 @@ impl Bake<'_> {
     /// Everything with the machine at hand.
     async fn on_machine(&mut self, machine: &mut dyn Machine) -> Result<(Image, PathBuf)> {
         self.phase("wait for the machine", self.guard.run(machine.ready())).await?;
+        if self.job.plan.tls {
+            self.guard.run(tls::Authority::new()?.give_daemon(machine, None, self.reporter)).await?;
+        }
         self.run_steps(machine).await?;
         self.run_checks(machine).await?;
         self.seal(machine).await?;

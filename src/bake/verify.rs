@@ -12,7 +12,7 @@ use super::guard::{Guard, catching};
 use super::inspect::Peer;
 use super::run::{Outcome, clean_up, leave, phase};
 use super::undo::Mark;
-use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect, volume};
+use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect, tls, volume};
 use crate::error::{Context as _, Error, Exit, Result, in_a_line};
 use crate::plan::{Check, Image, Plan};
 use crate::provider::{Launch, Machine, Network, Provider, Reach, Resource, Source};
@@ -208,10 +208,14 @@ impl Session<'_> {
         self.enough_memory(members)?;
         self.launch(members).await?;
         self.ready(members).await?;
+        let authority = tls::Authority::new()?;
+        self.certify(members, &authority).await?;
         let mut checks = self.check_all(members, "").await?;
         if self.group.restart && members.iter().any(|member| !member.plan.volumes.is_empty()) {
             self.mark_volumes(members, &mut checks).await?;
             self.restart(members).await?;
+            // They were in memory.
+            self.certify(members, &authority).await?;
             self.check_volumes(members, &mut checks).await?;
             checks.extend(self.check_all(members, " (after a restart)").await?);
         }
@@ -282,6 +286,24 @@ impl Session<'_> {
         try_join_all(waits).await.map(drop)
     }
 
+    /// Gives certificates to the members whose daemon asks for them, and to those that reach such a daemon.
+    async fn certify(&self, members: &[Member<'_>], authority: &tls::Authority) -> Result<()> {
+        for member in members {
+            let reporter = &member.reporter;
+            if member.plan.tls {
+                let machine = member.machine()?;
+                let address = machine.reach().address;
+                self.guard.run(authority.give_daemon(machine, address.as_deref(), reporter)).await?;
+            }
+            let mut peers =
+                member.plan.checks.iter().filter_map(|check| peer_of(member, check, members).ok().flatten());
+            if peers.any(|peer| peer.plan.tls) {
+                self.guard.run(authority.give_client(member.machine()?, reporter)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs every boot check: those of one member in order, the members side by side.
     async fn check_all(&self, members: &[Member<'_>], suffix: &str) -> Result<Vec<Checked>> {
         let runs = members.iter().map(|member| self.check_member(member, members, suffix));
@@ -308,6 +330,7 @@ impl Session<'_> {
                 Some(peer) => Some(Peer {
                     address: peer.machine()?.reach().address.ok_or_else(|| no_address(check, peer))?,
                     port: peer.plan.port,
+                    tls: peer.plan.tls.then_some(tls::CLIENT),
                 }),
                 None => None,
             };

@@ -95,6 +95,7 @@ pub fn plan(recipe: &Recipe, lock: &Lock, facts: &Facts, options: &Options) -> R
         machine,
         aws,
         port: recipe.buildkitd.as_ref().map(|buildkitd| buildkitd.port),
+        tls: recipe.buildkitd.as_ref().is_some_and(|buildkitd| buildkitd.tls),
         volumes,
         steps,
         checks,

@@ -10,7 +10,8 @@
 //! | `AMIBAKE_RECIPE` | name of the recipe | checks: it shapes no content, so it stays out of what is fingerprinted |
 //!
 //! The provider adds `AMIBAKE_ARTIFACT` and `AMIBAKE_ARTIFACT_SIZE` during a bake and `AMIBAKE_PEER`, with
-//! the port of its daemon in `AMIBAKE_PEER_PORT`, where there is one.
+//! the port of its daemon in `AMIBAKE_PEER_PORT`, where there is one, and in `AMIBAKE_PEER_TLS` the folder for
+//! `buildctl --tlsdir` if that daemon asks for a certificate (else it is empty).
 
 use std::fmt::Write as _;
 

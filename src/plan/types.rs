@@ -61,6 +61,10 @@ pub struct Plan {
     /// TCP port that the image's BuildKit daemon answers on, if it runs one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Whether that daemon lets in only clients with a certificate. A bake and a test boot get certificates that are made
+    /// for them alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// Data volumes.
     pub volumes: Vec<VolumePlan>,
     /// What is done, in order.

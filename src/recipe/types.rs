@@ -277,6 +277,13 @@ pub struct Buildkitd {
     /// Address it listens on.
     #[schemars(with = "format::Address")]
     pub address: String,
+    /// Whether only clients with a certificate are let in (mTLS). The daemon then has a certificate of its own, which it
+    /// waits for at boot, and does not start without it.
+    pub tls: bool,
+    /// Prefix of the SSM parameters that hold the daemon's certificate and key (`PREFIX/server/ca`, `cert`, `key`), as
+    /// `amibake certs` writes them. A stack may name another one.
+    #[schemars(with = "format::ParameterName")]
+    pub tls_parameters: String,
     /// Folder of cache and state.
     #[schemars(with = "format::StatePath")]
     pub root: String,
@@ -306,6 +313,8 @@ impl Default for Buildkitd {
         Self {
             port: 1234,
             address: "0.0.0.0".to_owned(),
+            tls: false,
+            tls_parameters: "/builder/tls".to_owned(),
             root: "/var/lib/buildkit".to_owned(),
             max_parallelism: None,
             drain_timeout: "15m".to_owned(),

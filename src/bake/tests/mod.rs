@@ -81,6 +81,7 @@ fn plan(recipe: &str) -> Plan {
         },
         aws: None,
         port: None,
+        tls: false,
         volumes: if recipe == "builder" {
             vec![VolumePlan {
                 name: "cache".into(),

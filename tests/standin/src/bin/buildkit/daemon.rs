@@ -4,20 +4,25 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use amibake_standin::api;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
@@ -90,7 +95,11 @@ struct Options {
     root: PathBuf,
     addresses: Vec<String>,
     debug_address: Option<String>,
+    /// What the daemon shows, and whom it lets in.
+    tls: Option<ServerTlsConfig>,
 }
+
+type ServerFuture = Pin<Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>>;
 
 /// Runs until SIGTERM or SIGINT; the error is what the daemon dies of.
 pub(crate) async fn run(arguments: &[String]) -> Result<(), String> {
@@ -110,19 +119,28 @@ pub(crate) async fn run(arguments: &[String]) -> Result<(), String> {
     }
     let mut servers = Vec::new();
     for address in &options.addresses {
-        let host = address.strip_prefix("tcp://").ok_or_else(|| format!("listen {address}: only tcp:// here"))?;
-        let listener = listen(host).await?;
-        log("info", &format!("running server on {}", listener.local_addr().map_err(|error| error.to_string())?));
         let control = Control { state: Arc::clone(&state), stopped: stopped.clone() };
         let mut until = stopped.clone();
-        servers.push(tokio::spawn(
-            tonic::transport::Server::builder().add_service(control).serve_with_incoming_shutdown(
-                tonic::transport::server::TcpIncoming::from(listener),
-                async move {
-                    let _ = until.wait_for(|stop| *stop).await;
-                },
-            ),
-        ));
+        let until = async move {
+            let _ = until.wait_for(|stop| *stop).await;
+        };
+        let mut server = Server::builder();
+        let server: ServerFuture = if let Some(path) = address.strip_prefix("unix://") {
+            let listener = listen_unix(Path::new(path))?;
+            log("info", &format!("running server on {path}"));
+            let incoming = UnixListenerStream::new(listener);
+            Box::pin(server.add_service(control).serve_with_incoming_shutdown(incoming, until))
+        } else {
+            let host = address.strip_prefix("tcp://").ok_or_else(|| format!("listen {address}: no such protocol"))?;
+            let listener = listen(host).await?;
+            log("info", &format!("running server on {}", listener.local_addr().map_err(|error| error.to_string())?));
+            if let Some(tls) = &options.tls {
+                server = server.tls_config(tls.clone()).map_err(|error| format!("{error}: {error:?}"))?;
+            }
+            let incoming = TcpIncoming::from(listener);
+            Box::pin(server.add_service(control).serve_with_incoming_shutdown(incoming, until))
+        };
+        servers.push(tokio::spawn(server));
     }
     notify("READY=1");
     tokio::select! {
@@ -164,13 +182,30 @@ fn options(arguments: &[String]) -> Result<Options, String> {
         given if given.is_empty() => configured(&config, &["grpc", "address"]),
         given => given,
     };
+    let tls = tls(take("--tlscacert").pop(), take("--tlscert").pop(), take("--tlskey").pop())?;
     let root = take("--root").pop().or_else(|| configured(&config, &["root"]).pop());
     let debug_address = take("--debugaddr").pop().or_else(|| configured(&config, &["grpc", "debugAddress"]).pop());
     Ok(Options {
         root: root.unwrap_or_else(|| "/var/lib/buildkit".to_owned()).into(),
         addresses: if addresses.is_empty() { vec!["tcp://127.0.0.1:1234".to_owned()] } else { addresses },
         debug_address,
+        tls,
     })
+}
+
+/// As the real daemon: a certificate needs its key, and only with a CA are clients asked for theirs.
+fn tls(ca: Option<String>, cert: Option<String>, key: Option<String>) -> Result<Option<ServerTlsConfig>, String> {
+    let read = |path: &String| std::fs::read(path).map_err(|error| format!("open {path}: {error}"));
+    let (cert, key) = match (&cert, &key) {
+        (None, None) => return Ok(None),
+        (Some(cert), Some(key)) => (read(cert)?, read(key)?),
+        _ => return Err("you must specify key and cert file if one is specified".into()),
+    };
+    let config = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+    Ok(Some(match &ca {
+        Some(ca) => config.client_ca_root(Certificate::from_pem(read(ca)?)),
+        None => config,
+    }))
 }
 
 /// The configuration file; a table that the real daemon does not know is refused, so that a misspelt one is noticed.
@@ -200,6 +235,23 @@ async fn listen(address: &str) -> Result<TcpListener, String> {
     // Go prints and takes an empty host as every address.
     let address = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
     TcpListener::bind(&address).await.map_err(|error| format!("listen tcp {address}: bind: {error}"))
+}
+
+/// For root alone; what a daemon that was killed left behind is in nobody's way.
+fn listen_unix(path: &Path) -> Result<UnixListener, String> {
+    let bind = || -> std::io::Result<UnixListener> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    bind().map_err(|error| format!("listen unix {}: {error}", path.display()))
 }
 
 /// Answers any request on the debug address with one line.
