@@ -142,12 +142,14 @@ fn the_env_hook_sets_what_jobs_need_and_never_fails_one_that_needs_nothing() {
     let (set, said) = evaluated(&hook, "echo denied >&2; exit 254");
     assert!(set == "0\n" && said.contains("ssm:GetParameter on /builder/address"), "{set} {said}");
 
-    let tls = ["--address", "tcp://b:1", "--tls-parameters", "/builder/tls"];
+    let tls = ["--address", "tcp://b:1", "--tls-from", "/builder/tls"];
     render(folder.path(), "env", &[&["render", "env-hook"][..], &tls].concat());
     let (set, said) =
         evaluated(&hook, "for word; do [[ $word == /builder/tls/client/* ]] && echo \"pem of $word\"; done; exit 0");
-    let place = folder.path().join(".amibake/buildkit");
-    assert!(set.contains(&format!("BUILDKIT_TLS_DIR={}", place.display())), "{set} {said}");
+    let kept = folder.path().join(".amibake");
+    let place = set.lines().find_map(|line| line.strip_prefix("BUILDKIT_TLS_DIR=")).unwrap_or_else(|| panic!("{said}"));
+    let place = Path::new(place).to_owned();
+    assert!(place.starts_with(&kept), "{set} {said}");
     for name in ["ca", "cert", "key"] {
         let file = place.join(format!("{name}.pem"));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("pem of /builder/tls/client/{name}\n"));
@@ -157,7 +159,14 @@ fn the_env_hook_sets_what_jobs_need_and_never_fails_one_that_needs_nothing() {
     let (set, said) = evaluated(&hook, "exit 1");
     // Better no builder than one that is reached without a certificate; and no half of a key.
     assert!(set == "0\n" && said.contains("client's certificate"), "{set} {said}");
-    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 3);
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1, "and nothing is left of it");
+    // A job has a folder of its own, and those of long ago go.
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(5 * 24 * 3600);
+    std::fs::File::open(&place).unwrap().set_times(std::fs::FileTimes::new().set_modified(old)).unwrap();
+    render(folder.path(), "env", &["render", "env-hook", "--address", "tcp://b:1", "--tls-from", "s3://secrets/builder"]);
+    let (set, said) = evaluated(&hook, "[[ \"$*\" == *' s3://secrets/builder/client/'*' -' ]] && echo \"$*\"");
+    assert!(set.contains("BUILDKIT_TLS_DIR=") && !place.exists(), "{set} {said}");
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1);
 }
 
 #[test]
@@ -166,7 +175,7 @@ fn env_hooks_are_what_shellcheck_allows() {
     let folder = tempfile::tempdir().unwrap();
     let hook = ["render", "env-hook"];
     render(folder.path(), "one.sh", &[&hook[..], &["--address", "tcp://[fd00::1]:1234"]].concat());
-    let all = ["--ssm-parameter", "/a/b", "--region", "eu-central-1", "--tls-parameters", "/builder/tls"];
+    let all = ["--ssm-parameter", "/a/b", "--region", "eu-central-1", "--tls-from", "/builder/tls"];
     render(folder.path(), "two.sh", &[&hook[..], &all].concat());
     judge("shell", folder.path());
 }

@@ -223,6 +223,10 @@ install_units() {
     mkdir -p "$UNITS" "${PROGRAM%/*}" "${LOG%/*}" /etc/amibake
     chmod 0700 "${LOG%/*}"
     install -m 0755 "${BASH_SOURCE[0]}" "$PROGRAM"
+    # Where the image's own unit finds the daemon's certificate; it has a default.
+    if [[ -n $TLS_FROM ]]; then
+        printf 'BUILDKITD_TLS_FROM=%s\n' "$TLS_FROM" >/etc/amibake/tls.env
+    fi
     unit amibake-host-volume.service "Attach a cache volume of this builder" <<UNIT
 $online
 StartLimitIntervalSec=0

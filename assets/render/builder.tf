@@ -185,6 +185,30 @@ variable "repository_pattern" {
   }
 }
 
+{% if let Some(Tls::Parameters(prefix)) = s.tls -%}
+variable "tls_parameters" {
+  type        = string
+  description = "Prefix of the SSM parameters with the daemon's certificate and key, as `amibake certs issue --ssm` writes them."
+  default     = "{= prefix =}"
+
+  validation {
+    condition     = can(regex("^(/[a-zA-Z0-9_.-]+)+$", var.tls_parameters))
+    error_message = "A prefix of parameters: /…"
+  }
+}
+
+variable "tls_kms_key_arn" {
+  type        = string
+  description = "Key that encrypts those parameters. Empty for the account's key for SSM."
+  default     = ""
+
+  validation {
+    condition     = can(regex("^(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[a-f0-9-]+)?$", var.tls_kms_key_arn))
+    error_message = "A key's ARN: arn:aws:kms:…:key/…"
+  }
+}
+
+{% endif -%}
 variable "alarm_topic_arn" {
   type        = string
   description = "SNS topic that alarms go to. Empty for alarms that are only seen."
@@ -227,7 +251,7 @@ locals {
     NAME='${var.name}' STACK='' GROUP='${local.group}'
     LOG_GROUP='${local.log_group}' CACHE_MOUNT='{= s.volume_mount =}'
     CACHE_GIB='${var.cache_gib}' CACHE_IOPS='${var.cache_iops}' CACHE_THROUGHPUT='${var.cache_throughput}' KMS_KEY='${var.kms_key_arn}'
-    ZONE_ID='${var.hosted_zone_id}' RECORD='${var.record_name}'
+    ZONE_ID='${var.hosted_zone_id}' RECORD='${var.record_name}' TLS_FROM='{% match s.tls %}{% when Some(Tls::Parameters(_)) %}${var.tls_parameters}{% when Some(Tls::Bucket(place)) %}s3://{= place =}{% when None %}{% endmatch %}'
   AMIBAKE
 
   program = <<AMIBAKE
@@ -241,7 +265,11 @@ resource "aws_security_group" "builder" {
   vpc_id      = var.vpc_id
 }
 
+{%- if s.tls.is_some() %}
+# The daemon lets in only who has a certificate; who has none need not even reach it.
+{%- else %}
 # The daemon speaks plain TCP and lets anyone build who reaches it: this rule is its only lock.
+{%- endif %}
 resource "aws_vpc_security_group_ingress_rule" "agents" {
   security_group_id            = aws_security_group.builder.id
   referenced_security_group_id = var.agent_security_group_id
@@ -407,6 +435,37 @@ data "aws_iam_policy_document" "builder" {
     actions   = ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
     resources = ["${aws_cloudwatch_log_group.builder.arn}:*"]
   }
+{%- if s.tls.is_some() %}
+
+  # The daemon's part alone: not the authority's key, and not the agents'.
+  statement {
+    sid       = "Certificate"
+{%- if let Some(Tls::Bucket(place)) = s.tls %}
+    actions   = ["s3:GetObject"]
+    resources = ["arn:${local.partition}:s3:::{= place =}/server/*"]
+  }
+{%- else %}
+    actions   = ["ssm:GetParameter"]
+    resources = ["arn:${local.partition}:ssm:${local.region}:${local.account}:parameter${var.tls_parameters}/server/*"]
+  }
+
+  dynamic "statement" {
+    for_each = var.tls_kms_key_arn == "" ? [] : [var.tls_kms_key_arn]
+
+    content {
+      sid       = "CertificateKey"
+      actions   = ["kms:Decrypt"]
+      resources = [statement.value]
+
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values   = ["ssm.${local.region}.amazonaws.com"]
+      }
+    }
+  }
+{%- endif %}
+{%- endif %}
 
   # What EC2 does with the key in the instance's name.
   dynamic "statement" {

@@ -25,27 +25,24 @@ amibake_env() {
     esac
 {%- endif %}
     export BUILDKIT_HOST
-{%- if let Some(prefix) = tls %}
+{%- if let Some((from, fetch)) = tls %}
     # buildctl has no variable for it: steps say `buildctl --tlsdir "$BUILDKIT_TLS_DIR"`.
-    BUILDKIT_TLS_DIR=$HOME/.amibake/buildkit
+    # A folder for each job: jobs run side by side, and a key must go with its certificate. Those of jobs long gone go.
     local file
-    (
+    BUILDKIT_TLS_DIR=$(
         umask 077
-        mkdir -p "$BUILDKIT_TLS_DIR"
-        for file in ca cert key; do
-            # Beside and then renamed: jobs run side by side and never read half a key.
-            aws ssm get-parameter --name {= prefix =}"/client/$file"{% if let Some(region) = region %} --region {= region =}{% endif %} --with-decryption \
-                --query Parameter.Value --output text >"$BUILDKIT_TLS_DIR/.$file.$$" &&
-                mv -f "$BUILDKIT_TLS_DIR/.$file.$$" "$BUILDKIT_TLS_DIR/$file.pem" || {
-                rm -f "$BUILDKIT_TLS_DIR/.$file.$$"
-                exit 1
-            }
-        done
-    ) || {
-        echo "amibake: cannot fetch the client's certificate: may the agents' role read the parameters below" {= prefix =}"/client?" >&2
-        unset BUILDKIT_HOST BUILDKIT_TLS_DIR
-        return 1
-    }
+        mkdir -p "$HOME/.amibake" &&
+            find "$HOME/.amibake" -mindepth 1 -maxdepth 1 -name 'buildkit.*' -mmin +4320 -exec rm -rf {} + &&
+            mktemp -d "$HOME/.amibake/buildkit.XXXXXX"
+    ) || return 1
+    for file in ca cert key; do
+        (umask 077 && {= fetch =} >"$BUILDKIT_TLS_DIR/$file.pem") || {
+            echo "amibake: cannot fetch the client's certificate: may the agents' role read what is below" {= from =}"/client?" >&2
+            rm -rf "$BUILDKIT_TLS_DIR"
+            unset BUILDKIT_HOST BUILDKIT_TLS_DIR
+            return 1
+        }
+    done
     export BUILDKIT_TLS_DIR
 {%- endif %}
 }

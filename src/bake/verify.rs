@@ -11,12 +11,17 @@ use tokio_util::sync::CancellationToken;
 use super::guard::{Guard, catching};
 use super::inspect::Peer;
 use super::run::{Outcome, clean_up, leave, phase};
+use super::script::Script;
 use super::undo::Mark;
 use super::{Event, JOURNAL, Leftover, Reporter, RunId, Undo, inspect, tls, volume};
 use crate::error::{Context as _, Error, Exit, Result, in_a_line};
 use crate::plan::{Check, Image, Plan};
 use crate::provider::{Launch, Machine, Network, Provider, Reach, Resource, Source};
 use crate::report::{FileLog, milliseconds};
+
+/// Ends when everything that starts at boot has started, and does not wait for what never does.
+const SETTLED: &str = "timeout 600 systemctl is-system-running --wait >/dev/null 2>&1 || true\n";
+const SETTLES: Duration = Duration::from_secs(660);
 
 /// Images to verify together.
 pub struct Group {
@@ -209,13 +214,12 @@ impl Session<'_> {
         self.launch(members).await?;
         self.ready(members).await?;
         let authority = tls::Authority::new()?;
-        self.certify(members, &authority).await?;
+        self.settle(members, &authority).await?;
         let mut checks = self.check_all(members, "").await?;
         if self.group.restart && members.iter().any(|member| !member.plan.volumes.is_empty()) {
             self.mark_volumes(members, &mut checks).await?;
             self.restart(members).await?;
-            // They were in memory.
-            self.certify(members, &authority).await?;
+            self.settle(members, &authority).await?;
             self.check_volumes(members, &mut checks).await?;
             checks.extend(self.check_all(members, " (after a restart)").await?);
         }
@@ -282,6 +286,18 @@ impl Session<'_> {
             let reporter = member.reporter.clone();
             let machine = member.machine_mut()?;
             phase(&reporter, "wait for the machine", self.guard.run(machine.ready())).await
+        });
+        try_join_all(waits).await.map(drop)
+    }
+
+    /// What every boot must come to before it is looked at: certificates are there, which are in memory, and everything
+    /// that starts at boot has started. Whether it did so well is for the checks to judge.
+    async fn settle(&self, members: &[Member<'_>], authority: &tls::Authority) -> Result<()> {
+        self.certify(members, authority).await?;
+        let waits = members.iter().map(|member| async {
+            let script = Script { text: SETTLED, preamble_lines: 0, timeout: SETTLES, peer: None };
+            let run = self.guard.run(script.run(member.machine()?, &member.reporter));
+            phase(&member.reporter, "wait for its services", run).await
         });
         try_join_all(waits).await.map(drop)
     }

@@ -9,9 +9,14 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::prepare::until_cancelled;
+use super::releases::reporter;
+use super::signals::cancel_on_signal;
 use crate::cli::Settings;
-use crate::doctor::{self, Check, Client, Finding, Options, Verdict};
+use crate::doctor::{self, Around, Check, Client, Finding, Options, Verdict};
 use crate::error::{Context as _, Error, Exit, Result};
+use crate::provider::Catalog as _;
+use crate::provider::aws::{Account, Aws};
 use crate::release::Lock;
 use crate::report;
 
@@ -35,6 +40,22 @@ pub struct DoctorArgs {
     /// Read the log of a failed job instead; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tlsdir", "tls_server_name"])]
     from_log: Option<PathBuf>,
+    /// Ask AWS too: the builder's instance, security groups, routes, network ACLs and images, and by Systems Manager its
+    /// disks, cache, clock and daemon
+    #[arg(long, conflicts_with = "from_log", help_heading = "AWS")]
+    aws: bool,
+    /// The builder: an instance, or the name of its stack [default: who has the address of --host, else the only one]
+    #[arg(long, value_name = "ID|STACK", requires = "aws", help_heading = "AWS")]
+    builder: Option<String>,
+    /// Security group of the agents [default: those of this machine, if it is one]
+    #[arg(long, value_name = "GROUP", requires = "aws", help_heading = "AWS")]
+    agents: Option<String>,
+    /// AWS region [default: as the AWS CLI finds it]
+    #[arg(long, value_name = "REGION", requires = "aws", help_heading = "AWS")]
+    region: Option<String>,
+    /// Profile of the AWS configuration [default: as the AWS CLI finds it]
+    #[arg(long, value_name = "NAME", requires = "aws", help_heading = "AWS")]
+    profile: Option<String>,
     /// As one JSON object on stdout
     #[arg(long)]
     pub(crate) json: bool,
@@ -87,12 +108,15 @@ fn tail(path: &Path) -> Result<Vec<u8>> {
 
 fn live(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
     let locked = if settings.lock.exists() { Some(Lock::load(&settings.lock)?.version.to_string()) } else { None };
+    // An empty one is how scripts spell none.
+    let host = args.host.clone().filter(|host| !host.is_empty()).or_else(doctor::daemon_here);
     let checks = super::block_on(async {
         let options = Options {
-            host: args.host.clone(),
+            host: host.clone(),
+            elsewhere: args.aws,
             client: Client { dir: args.tlsdir.clone(), server_name: args.tls_server_name.clone() },
             buildctl: buildctl().await,
-            locked,
+            locked: locked.clone(),
             // Where builds of the stack's agents lie, if this is one, and where their scratch files go.
             folders: ["/var/lib/buildkite-agent", "/var/tmp"]
                 .map(PathBuf::from)
@@ -101,7 +125,12 @@ fn live(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
                 .collect(),
             free,
         };
-        Ok::<_, Error>(doctor::examine(&options, Timestamp::now()).await)
+        let mut checks = doctor::examine(&options, Timestamp::now()).await;
+        checks.extend(doctor::inside_here().await?.unwrap_or_default());
+        if args.aws {
+            checks.extend(around(settings, args, host.clone(), locked.clone()).await?);
+        }
+        Ok::<_, Error>(checks)
     })?;
     let healthy = checks.iter().all(|check| check.verdict != Verdict::Wrong);
     if args.json {
@@ -110,6 +139,24 @@ fn live(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
         report::print(&table(&checks));
     }
     Ok(if healthy { Exit::Done } else { Exit::Failed })
+}
+
+/// What AWS tells.
+async fn around(
+    settings: &Settings,
+    args: &DoctorArgs,
+    host: Option<String>,
+    locked: Option<String>,
+) -> Result<Vec<Check>> {
+    let cancel = cancel_on_signal(&settings.runs)?;
+    let look = async {
+        let account = Account { region: args.region.clone(), profile: args.profile.clone() };
+        let aws = Aws::connect(&account, None, reporter(settings)).await?;
+        let region = aws.region().unwrap_or_default().to_owned();
+        let around = Around { builder: args.builder.clone(), agents: args.agents.clone(), host, locked };
+        doctor::look_around(&aws, &around, &region, &cancel).await
+    };
+    until_cancelled(&cancel, look).await
 }
 
 fn table(checks: &[Check]) -> String {

@@ -23,6 +23,7 @@ pub enum RenderCommand {
         amibake render iam-policy --region eu-central-1 --account 123456789012 > baker.json\n  \
         amibake render iam-policy --instance > machine.json\n  \
         amibake render iam-policy --catalog --stack buildkite > promoter.json\n  \
+        amibake render iam-policy --doctor > doctor.json\n  \
         aws iam create-policy --policy-name amibake --policy-document file://baker.json\n\n\
         The machine's role is one that ec2.amazonaws.com may assume; whoever bakes may change and remove only\n\
         what bears the tag amibake:run.")]
@@ -86,11 +87,14 @@ pub struct IamPolicyArgs {
     #[arg(value_name = "RECIPE")]
     pub recipes: Vec<String>,
     /// Of the machine that is baked on, instead of who bakes
-    #[arg(long, conflicts_with = "catalog")]
+    #[arg(long, conflicts_with_all = ["catalog", "doctor"])]
     pub instance: bool,
     /// Of who lists, removes and promotes images, instead of who bakes them
-    #[arg(long)]
+    #[arg(long, conflicts_with = "doctor")]
     pub catalog: bool,
+    /// Of who runs `amibake doctor --aws`, instead of who bakes
+    #[arg(long)]
+    pub doctor: bool,
     /// With --catalog: the CloudFormation stack that `promote --update-stack` may update
     #[arg(long, value_name = "NAME", requires = "catalog")]
     pub stack: Option<String>,
@@ -112,9 +116,10 @@ fn iam_policy(settings: &Settings, args: &IamPolicyArgs) -> Result<Exit> {
     let loaded = load(&settings.project, &names_or_all(settings, &args.recipes)?, &args.set)?;
     let recipes: Vec<&Recipe> = loaded.iter().map(|one| &one.loaded.recipe).collect();
     let scope = policy::Scope { region: args.region.clone(), account: args.account.clone(), role: args.role.clone() };
-    let policy = match (args.instance, args.catalog) {
-        (true, _) => policy::instance(&scope, &recipes),
-        (_, true) => policy::keeper(&scope, args.stack.as_deref()),
+    let policy = match (args.instance, args.catalog, args.doctor) {
+        (true, ..) => policy::instance(&scope, &recipes),
+        (_, true, _) => policy::keeper(&scope, args.stack.as_deref()),
+        (.., true) => policy::doctor(&scope),
         _ => policy::baker(&scope, &recipes),
     };
     report::print_json(&policy);
@@ -123,16 +128,18 @@ fn iam_policy(settings: &Settings, args: &IamPolicyArgs) -> Result<Exit> {
 
 /// `amibake render env-hook`.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("builder").required(true))]
 pub struct EnvHookArgs {
     /// Address of the builder: tcp://builder.internal:1234
-    #[arg(long, value_name = "ADDRESS", required_unless_present = "ssm_parameter")]
+    #[arg(long, value_name = "ADDRESS", group = "builder")]
     address: Option<String>,
     /// SSM parameter that holds the address, read in each job
-    #[arg(long, value_name = "NAME", conflicts_with = "address")]
+    #[arg(long, value_name = "NAME", group = "builder")]
     ssm_parameter: Option<String>,
-    /// Prefix of the SSM parameters with the client's certificate, if the builder wants one (PREFIX/client/ca, cert, key)
-    #[arg(long, value_name = "PREFIX")]
-    tls_parameters: Option<String>,
+    /// Where `amibake certs` keeps the client's certificate, if the builder wants one: a prefix of SSM parameters
+    /// (/builder/tls) or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "PLACE")]
+    tls_from: Option<String>,
     /// Region of the parameters, and of the bucket [default: as the environment says]
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
@@ -142,7 +149,7 @@ pub struct EnvHookArgs {
     /// Show the difference to the hook in this secrets bucket; with --yes, put it there
     #[arg(long, value_name = "BUCKET")]
     upload: Option<String>,
-    /// Only for this pipeline, by its slug [default: for all]
+    /// With --upload: only for this pipeline, by its slug [default: for all]
     #[arg(long, value_name = "SLUG", requires = "upload")]
     pipeline: Option<String>,
     /// Put it there
@@ -164,7 +171,7 @@ fn env_hook(settings: &Settings, args: &EnvHookArgs) -> Result<Exit> {
         generated_by: generated_by(&["agents".to_owned()], version),
         address,
         region: args.region.clone(),
-        tls: args.tls_parameters.clone(),
+        tls: args.tls_from.clone(),
     };
     let text = hook.text()?;
     match &args.upload {
@@ -238,7 +245,7 @@ pub struct StepArgs {
     /// Queue of the agents
     #[arg(long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// The builder wants a client's certificate (env-hook --tls-parameters)
+    /// The builder wants a client's certificate (env-hook --tls-from)
     #[arg(long)]
     tls: bool,
 }

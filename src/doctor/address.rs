@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 /// Where a daemon is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Address {
+pub(crate) enum Address {
     /// `tcp://HOST:PORT`
     Tcp {
         /// A name or an address, without brackets.
@@ -21,9 +21,9 @@ pub(super) enum Address {
 
 /// Why a text is no address: what is wrong, and what to write.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadAddress {
-    pub(super) fault: String,
-    pub(super) fix: String,
+pub(crate) struct BadAddress {
+    pub(crate) fault: String,
+    pub(crate) fix: String,
 }
 
 impl Address {
@@ -31,7 +31,7 @@ impl Address {
     ///
     /// # Errors
     /// What buildctl would make of it, in plain words.
-    pub(super) fn parse(text: &str) -> Result<Self, BadAddress> {
+    pub(crate) fn parse(text: &str) -> Result<Self, BadAddress> {
         let bad = |fault: &str, fix: String| Err(BadAddress { fault: fault.to_owned(), fix });
         if text != text.trim() || text.chars().any(char::is_control) {
             let rest = plain(text);

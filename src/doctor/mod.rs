@@ -1,19 +1,28 @@
 //! `amibake doctor`: what stands between a job and its builder. Looks in the order in which a connection is made, stops
 //! guessing at the first cause, and says what to do.
 //!
-//! `known` and `address` are pure. `wire` finds out what listens at a port and speaks to it; `live` is the list of checks;
-//! `log` reads a failed job's log instead.
+//! `known`, `address`, `network` and `builder` are pure. `wire` finds out what listens at a port and speaks to it; `live` is
+//! the list of checks of a connection; `around` asks AWS, and the builder itself by Systems Manager, and has `network` and
+//! `builder` judge what they say; `log` reads a failed job's log instead.
 
 mod address;
+mod around;
+mod builder;
 mod known;
 mod live;
 mod log;
+mod network;
 mod wire;
 
 use serde::Serialize;
 
+pub(crate) use address::Address;
+pub use around::{Around, daemon_here, inside_here, look_around};
 pub use live::{Client, Options, examine};
 pub use log::{Finding, read_log};
+
+/// A disk that has less than this left is nearly full: a part of it, and bytes.
+const LITTLE: (u64, u64) = (20, 1 << 30);
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -140,6 +140,8 @@ formats! {
         "^arn:aws[a-z-]*:organizations::[0-9]{12}:ou/o-[a-z0-9]{10,32}/ou-[a-z0-9-]{8,68}$", any;
     ParameterName: "an SSM parameter's name such as `/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64`",
         "^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", any;
+    TlsPlace: "a prefix of SSM parameters such as `/builder/tls`, or `s3://bucket/prefix`",
+        "^(/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)+)$", any;
     AmiOwner: "an account id of 12 digits, `amazon`, `aws-marketplace` or `self`",
         "^([0-9]{12}|amazon|aws-marketplace|self)$", any;
     NamePattern: "an AMI name, with `*` and `?`, at most 128 characters",
@@ -475,6 +477,11 @@ mod tests {
             &["ami-", "ami-0123456789ABCDEF0", "i-01234567", "ami-012345678"],
         ),
         ("ParameterName", &["/aws/service/x-y_z.1"], &["", "aws", "/a//b", "/a/", "/a b"]),
+        (
+            "TlsPlace",
+            &["/builder/tls", "s3://secrets/builder/tls"],
+            &["", "builder", "/a/", "s3://secrets", "s3://A/b"],
+        ),
         ("AmiOwner", &["123456789012", "self", "amazon"], &["", "12345", "me"]),
         ("NamePattern", &["al2023-ami-*"], &["*", "**", "", "a$b"]),
         (

@@ -280,10 +280,10 @@ pub struct Buildkitd {
     /// Whether only clients with a certificate are let in (mTLS). The daemon then has a certificate of its own, which it
     /// waits for at boot, and does not start without it.
     pub tls: bool,
-    /// Prefix of the SSM parameters that hold the daemon's certificate and key (`PREFIX/server/ca`, `cert`, `key`), as
-    /// `amibake certs` writes them. A stack may name another one.
-    #[schemars(with = "format::ParameterName")]
-    pub tls_parameters: String,
+    /// Where the daemon's certificate and key are, as `amibake certs` keeps them: `server/ca`, `server/cert` and
+    /// `server/key` below a prefix of SSM parameters (`/builder/tls`) or in a bucket (`s3://secrets/builder/tls`).
+    #[schemars(with = "format::TlsPlace")]
+    pub tls_from: String,
     /// Folder of cache and state.
     #[schemars(with = "format::StatePath")]
     pub root: String,
@@ -314,7 +314,7 @@ impl Default for Buildkitd {
             port: 1234,
             address: "0.0.0.0".to_owned(),
             tls: false,
-            tls_parameters: "/builder/tls".to_owned(),
+            tls_from: "/builder/tls".to_owned(),
             root: "/var/lib/buildkit".to_owned(),
             max_parallelism: None,
             drain_timeout: "15m".to_owned(),

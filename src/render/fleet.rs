@@ -3,6 +3,7 @@
 use askama::Template;
 
 use super::word;
+use crate::doctor;
 use crate::error::{Context as _, Error, Result};
 use crate::plan::quote::sh;
 
@@ -24,7 +25,8 @@ pub struct EnvHook {
     pub address: Address,
     /// Region of the parameters; by default as the agent's environment says.
     pub region: Option<String>,
-    /// Prefix of the parameters with the client's certificate, if the builder wants one: `<prefix>/client/{ca,cert,key}`.
+    /// Where the client's certificate is, if the builder wants one: a prefix of parameters or `s3://bucket/prefix`, and
+    /// below it `client/{ca,cert,key}`.
     pub tls: Option<String>,
 }
 
@@ -36,7 +38,8 @@ struct HookValues<'a> {
     literal: Option<String>,
     parameter: Option<String>,
     region: Option<String>,
-    tls: Option<String>,
+    /// Where the client's part is, and the command that prints `$file` of it.
+    tls: Option<(String, String)>,
 }
 
 impl EnvHook {
@@ -52,30 +55,58 @@ impl EnvHook {
         if let Some(region) = &self.region {
             word("--region", region, "-")?;
         }
-        if let Some(prefix) = &self.tls {
-            check_parameter("--tls-parameters", prefix)?;
+        if let Some(place) = &self.tls {
+            check_place("--tls-from", place)?;
         }
         let (literal, parameter) = match &self.address {
             Address::Literal(address) => (Some(sh(address)), None),
             Address::Parameter(name) => (None, Some(sh(name))),
         };
-        let (region, tls) = (self.region.as_deref().map(sh), self.tls.as_deref().map(sh));
+        let region = self.region.as_deref().map(sh);
+        let tls = self.tls.as_deref().map(|place| (sh(place), fetch(place, region.as_deref())));
         let values = HookValues { generated_by: &self.generated_by, literal, parameter, region, tls };
         values.render().or_host(|| "the template cannot be filled in".to_owned())
     }
 }
 
-fn check_address(address: &str) -> Result<()> {
-    let fits = address.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':')).is_some_and(|(host, port)| {
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let plain = |char: char| char.is_ascii_alphanumeric() || ".-:_".contains(char);
-        !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    if fits {
-        return Ok(());
+/// The command that prints `$file` of the client's part.
+fn fetch(place: &str, region: Option<&str>) -> String {
+    let region = region.map(|region| format!(" --region {region}")).unwrap_or_default();
+    let place = sh(place);
+    if place.starts_with("s3://") {
+        return format!("aws s3 cp --only-show-errors{region} {place}\"/client/$file\" -");
     }
-    Err(Error::usage(format!("`{}` is no address of a builder", crate::report::clean(address)))
-        .with_hint("tcp://builder.internal:1234"))
+    format!(
+        "aws ssm get-parameter --name {place}\"/client/$file\"{region} --with-decryption \\\n            \
+         --query Parameter.Value --output text"
+    )
+}
+
+/// Where certificates are kept: below a prefix of SSM parameters, or in a bucket.
+///
+/// # Errors
+/// Exit 2.
+pub fn check_place(flag: &str, place: &str) -> Result<()> {
+    let Some(path) = place.strip_prefix("s3://") else { return check_parameter(flag, place) };
+    word(flag, path, "/_.-")?;
+    match path.split_once('/') {
+        Some((bucket, prefix)) if bucket.len() >= 3 && !prefix.is_empty() && !path.ends_with('/') => Ok(()),
+        _ => Err(Error::usage(format!("{flag} `{place}` is no place in a bucket")).with_hint("s3://bucket/prefix")),
+    }
+}
+
+fn check_address(address: &str) -> Result<()> {
+    let fault = match doctor::Address::parse(address) {
+        Ok(doctor::Address::Tcp { host, .. })
+            if host.chars().all(|char| char.is_ascii_alphanumeric() || ".-:_".contains(char)) =>
+        {
+            return Ok(());
+        }
+        Ok(_) => "no socket of the agent's own, and no other characters than those of a host name".to_owned(),
+        Err(bad) => bad.fault,
+    };
+    // Not the address itself: people put passwords into them.
+    Err(Error::usage(format!("--address is no address of a builder: {fault}")).with_hint("tcp://builder.internal:1234"))
 }
 
 /// A name of an SSM parameter ("PutParameter", Systems Manager API reference), from its root on.

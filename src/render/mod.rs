@@ -6,7 +6,7 @@ mod pipeline;
 mod schedule;
 mod stack;
 
-pub use fleet::{Address, EnvHook, Login, Step, check_parameter};
+pub use fleet::{Address, EnvHook, Login, Step, check_parameter, check_place};
 pub use pipeline::{Pipeline, pipeline};
 pub use schedule::{Cron, Schedule, Target};
 pub use stack::{Builder, prerequisites};

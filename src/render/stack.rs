@@ -26,8 +26,28 @@ pub struct Builder {
     ssm_parameter: String,
     instance_type: String,
     port: u16,
+    /// Where the daemon's certificate is, if it has one.
+    tls: Option<Tls>,
     volume_mount: String,
     volume_size_gib: u64,
+}
+
+/// Where the daemon's certificate is.
+#[derive(Debug, Clone)]
+enum Tls {
+    /// Below this prefix of SSM parameters.
+    Parameters(String),
+    /// Below this bucket and prefix.
+    Bucket(String),
+}
+
+impl Tls {
+    fn at(place: &str) -> Self {
+        match place.strip_prefix("s3://") {
+            Some(bucket) => Tls::Bucket(bucket.to_owned()),
+            None => Tls::Parameters(place.to_owned()),
+        }
+    }
 }
 
 #[derive(Template)]
@@ -77,6 +97,10 @@ impl Builder {
         };
         let instance_type = instance_type.unwrap_or(usual).to_owned();
         word("--instance-type", &instance_type, ".-")?;
+        if processors(&instance_type).is_some_and(|has| has != arch) {
+            return Err(Error::usage(format!("{instance_type} has no {arch} processors, the image is for {arch}"))
+                .with_hint(format!("{usual}, or another `--arch`")));
+        }
         word("--channel", channel, "_.-")?;
         // What the recipe's own rules let through, held to what needs no quotes here.
         word("the volume's mount", &volume.mount, "/_.-")?;
@@ -88,6 +112,7 @@ impl Builder {
             ssm_parameter: catalog::parameter(&recipe.name, arch, channel),
             instance_type,
             port: recipe.buildkitd.as_ref().map_or(PORT, |daemon| daemon.port),
+            tls: recipe.buildkitd.as_ref().filter(|daemon| daemon.tls).map(|daemon| Tls::at(&daemon.tls_from)),
             volume_mount: volume.mount.clone(),
             volume_size_gib: size.div_ceil(1 << 30),
         })
@@ -119,10 +144,38 @@ impl Builder {
     }
 }
 
+/// The processors of an instance type, as its name tells: Graviton's have a `g` after the generation ("Instance type naming
+/// conventions", EC2 Instance Types Guide), and `a1` came before that. None for a name of another form.
+fn processors(instance_type: &str) -> Option<Arch> {
+    let family = instance_type.split('.').next()?;
+    let generation = family.find(|char: char| char.is_ascii_digit())?;
+    let attributes = family[generation..].trim_start_matches(|char: char| char.is_ascii_digit());
+    let named = family[..generation].chars().all(|char| char.is_ascii_lowercase()) && !attributes.contains('-');
+    let graviton = attributes.contains('g') || family == "a1";
+    named.then_some(if graviton { Arch::Arm64 } else { Arch::Amd64 })
+}
+
 /// The network, the group and the profile that baking needs, as a CloudFormation template.
 ///
 /// # Errors
 /// Exit 4, never in a program that passed its tests.
 pub fn prerequisites(generated_by: &str) -> Result<String> {
     Prerequisites { generated_by }.render().or_host(|| "the template cannot be filled in".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_by_the_name() {
+        for name in ["m7g.large", "c6gn.16xlarge", "t4g.micro", "im4gn.large", "is4gen.large", "a1.large", "x2gd.large"]
+        {
+            assert_eq!(processors(name), Some(Arch::Arm64), "{name}");
+        }
+        for name in ["m7i.2xlarge", "g4dn.xlarge", "gr6.4xlarge", "c5a.large", "t3.micro", "p4de.24xlarge"] {
+            assert_eq!(processors(name), Some(Arch::Amd64), "{name}");
+        }
+        assert_eq!(processors("u-6tb1.metal"), None);
+    }
 }

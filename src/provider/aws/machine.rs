@@ -23,7 +23,7 @@ use crate::bake::wait::{self, Probe, Schedule};
 use crate::bake::{Reporter, RunId, Undo};
 use crate::error::{Error, Exit, Result};
 use crate::plan::{AwsPlan, Image, Plan};
-use crate::provider::{Destination, Launch, Machine, Reach, ScriptEnd, Source};
+use crate::provider::{Destination, Launch, Machine, Reach, ScriptEnd};
 
 /// How long a stop may take: systemd gives a unit that hangs 90 s, EC2 a system that does not obey four minutes.
 const STOP: Duration = Duration::from_secs(600);
@@ -32,8 +32,6 @@ const GLANCE: Duration = Duration::from_secs(15);
 /// How long the first script after a restart may take before it is sent again: the agent may have taken it down with it.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// On a booted image, everything that starts at boot has started: checks look at it. `degraded` is for them to judge.
-const SETTLE_IMAGE: &str = "timeout 600 systemctl is-system-running --wait >/dev/null 2>&1 || true\n";
 const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id\n";
 /// In two seconds, so that the agent can say that it was ordered.
 const REBOOT: &str = "systemd-run --quiet --on-active=2 systemctl reboot ||
@@ -59,8 +57,6 @@ pub(super) struct AwsMachine {
     started: Instant,
     channel: Arc<Channel>,
     artifact: Option<Delivery>,
-    /// A finished image is what it runs.
-    booted: bool,
 }
 
 impl AwsMachine {
@@ -91,7 +87,6 @@ impl AwsMachine {
             started: at,
             channel: Arc::new(channel),
             artifact,
-            booted: matches!(launch.source, Source::Image(..)),
         }
     }
 
@@ -190,9 +185,6 @@ impl Machine for AwsMachine {
         if let Some(artifact) = &self.artifact {
             self.while_alive(artifact.fetch(&self.clients, &self.channel)).await?;
         }
-        if self.booted {
-            self.while_alive(self.channel.output(SETTLE_IMAGE)).await?;
-        }
         Ok(())
     }
 
@@ -240,8 +232,7 @@ impl Machine for AwsMachine {
     async fn restart(&mut self) -> Result<()> {
         let before = self.while_alive(self.channel.output(BOOT_ID)).await?;
         self.while_alive(self.channel.output(REBOOT)).await?;
-        self.while_alive(self.booted_since(&before)).await?;
-        self.while_alive(self.channel.output(SETTLE_IMAGE)).await.map(drop)
+        self.while_alive(self.booted_since(&before)).await
     }
 
     async fn capture(&mut self, _destination: Destination<'_>, undo: &Undo) -> Result<Image> {

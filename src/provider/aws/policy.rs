@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::surroundings::BUILDER;
 use super::tags::{EXPIRES, RUN, VERIFIED};
 use crate::catalog::CHANNELS;
 use crate::recipe::Recipe;
@@ -36,6 +37,7 @@ pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("ec2:DescribeInstances", WITHOUT_RESOURCES),
     ("ec2:DescribeLaunchTemplateVersions", LOOK),
     ("ec2:DescribeLaunchTemplates", LOOK),
+    ("ec2:DescribeNetworkAcls", AROUND),
     ("ec2:DescribeNetworkInterfaces", WITHOUT_RESOURCES),
     ("ec2:DescribeRouteTables", WITHOUT_RESOURCES),
     ("ec2:DescribeSecurityGroups", WITHOUT_RESOURCES),
@@ -80,6 +82,8 @@ const WITHOUT_RESOURCES: &str = "WithoutResources";
 const OWN_RESOURCES: &str = "OwnResources";
 /// What tells who uses an image.
 const LOOK: &str = "Look";
+/// What tells of a builder's network.
+const AROUND: &str = "Around";
 /// What a run makes.
 const KINDS: [&str; 6] = ["image", "instance", "network-interface", "security-group", "snapshot", "volume"];
 /// Where objects and logs are in buckets.
@@ -382,6 +386,29 @@ pub fn keeper(scope: &Scope, stack: Option<&str>) -> Policy {
     Policy { version: "2012-10-17", statement }
 }
 
+/// The policy of who asks for `doctor --aws`: it reads, and runs its script on instances that bear a builder's tag.
+#[must_use]
+pub fn doctor(scope: &Scope) -> Policy {
+    let region = scope.region.as_ref().map(|region| json!({ "StringEquals": { "aws:RequestedRegion": region } }));
+    let reads = [
+        "ec2:DescribeImages",
+        "ec2:DescribeInstances",
+        "ec2:DescribeRouteTables",
+        "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSubnets",
+        "ssm:CancelCommand",
+        "ssm:GetCommandInvocation",
+    ];
+    let builders = json!({ "StringLike": { format!("ssm:resourceTag/{BUILDER}"): "*" } });
+    let send = &operations("Document");
+    let statement = vec![
+        allow(AROUND, &[operations(AROUND), reads.to_vec()].concat(), vec!["*".to_owned()], region),
+        allow("Document", send, vec![scope.public("ssm", "document/AWS-RunShellScript")], None),
+        allow("Builders", send, ec2(scope, &["instance"]), Some(builders)),
+    ];
+    Policy { version: "2012-10-17", statement }
+}
+
 /// The policy of the role of the machines that `recipes` are baked on: what of AmazonSSMManagedInstanceCore commands need,
 /// and the buckets that output goes to.
 #[must_use]
@@ -471,7 +498,8 @@ mod tests {
         let (plain, everything) = (recipe(PLAIN), recipe(EVERYTHING));
         let policy = baker(&scope(), &[&plain, &everything]);
         let keeper = keeper(&scope(), Some("buildkite"));
-        let all = policy.statement.iter().chain(&keeper.statement);
+        let doctor = doctor(&scope());
+        let all = policy.statement.iter().chain(&keeper.statement).chain(&doctor.statement);
         let allowed: BTreeSet<_> = all.flat_map(|one| one.action.iter().cloned()).collect();
         let known: BTreeSet<_> = OPERATIONS.iter().map(|(operation, _)| (*operation).to_owned()).collect();
         assert_eq!(known.difference(&allowed).collect::<Vec<_>>(), Vec::<&String>::new());
@@ -500,6 +528,7 @@ mod tests {
         insta::assert_json_snapshot!("baker_with_everything", baker(&scope(), &[&everything]));
         insta::assert_json_snapshot!("keeper", keeper(&Scope::default(), None));
         insta::assert_json_snapshot!("keeper_with_a_stack", keeper(&scope(), Some("buildkite")));
+        insta::assert_json_snapshot!("doctor", doctor(&scope()));
         insta::assert_json_snapshot!("instance", instance(&Scope::default(), &[&plain]));
         insta::assert_json_snapshot!("instance_with_logs", instance(&scope(), &[&everything]));
     }

@@ -24,9 +24,7 @@ const STOP: Duration = Duration::from_secs(180);
 /// After this the power button is pressed too: the order may not have arrived.
 const INSIST: Duration = Duration::from_secs(60);
 
-/// On a booted image, everything that starts at boot has started: checks look at it. `degraded` is for them to judge.
-/// Elsewhere only cloud-init is waited for, where there is one: it holds the package manager's lock.
-const SETTLE_IMAGE: &str = "timeout 600 systemctl is-system-running --wait || true\n";
+/// cloud-init is waited for, where there is one: it holds the package manager's lock.
 const SETTLE_BASE: &str =
     "if command -v cloud-init >/dev/null; then timeout 600 cloud-init status --wait || true; fi\n";
 
@@ -155,7 +153,9 @@ impl LocalMachine {
         if let Some(member) = self.member {
             script.push_str(&format!("(\n{}) || exit 1\n", network::script(member)));
         }
-        script.push_str(if self.artifact_size.is_some() { SETTLE_BASE } else { SETTLE_IMAGE });
+        if self.artifact_size.is_some() {
+            script.push_str(SETTLE_BASE);
+        }
         self.while_alive(self.ssh.output(&script)).await.map(drop)
     }
 }
