@@ -163,7 +163,11 @@ fn the_env_hook_sets_what_jobs_need_and_never_fails_one_that_needs_nothing() {
     // A job has a folder of its own, and those of long ago go.
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(5 * 24 * 3600);
     std::fs::File::open(&place).unwrap().set_times(std::fs::FileTimes::new().set_modified(old)).unwrap();
-    render(folder.path(), "env", &["render", "env-hook", "--address", "tcp://b:1", "--tls-from", "s3://secrets/builder"]);
+    render(
+        folder.path(),
+        "env",
+        &["render", "env-hook", "--address", "tcp://b:1", "--tls-from", "s3://secrets/builder"],
+    );
     let (set, said) = evaluated(&hook, "[[ \"$*\" == *' s3://secrets/builder/client/'*' -' ]] && echo \"$*\"");
     assert!(set.contains("BUILDKIT_TLS_DIR=") && !place.exists(), "{set} {said}");
     assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1);

@@ -6,6 +6,7 @@ mod bakes;
 mod catalog;
 mod cloud;
 mod distribute;
+mod doctor;
 mod faults;
 mod follow;
 mod gc;

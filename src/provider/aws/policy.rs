@@ -393,6 +393,7 @@ pub fn doctor(scope: &Scope) -> Policy {
     let reads = [
         "ec2:DescribeImages",
         "ec2:DescribeInstances",
+        "ec2:DescribeNetworkInterfaces",
         "ec2:DescribeRouteTables",
         "ec2:DescribeSecurityGroups",
         "ec2:DescribeSubnets",

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_ec2::types::{
     Filter, Instance, IpPermission, NetworkAclEntry, Route, RouteState, RuleAction, SecurityGroup,
@@ -20,7 +22,7 @@ use crate::error::{Error, Result};
 /// The tag that the builder's stack puts on its instances: the stack's name (`amibake render cloudformation`).
 pub const BUILDER: &str = "amibake:builder";
 /// How long a look at the builder may take: it opens no cache and builds nothing.
-const LOOKS: std::time::Duration = std::time::Duration::from_secs(120);
+const LOOKS: Duration = Duration::from_secs(120);
 
 /// An instance, as far as it matters to who connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,13 +173,12 @@ impl Aws {
             Which::Stack(name) => instances(clients, &[by(&format!("tag:{BUILDER}"), [name])]).await?,
             Which::Any => instances(clients, &[by("tag-key", [BUILDER])]).await?,
             Which::At(addresses) => {
-                let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                let private = by("network-interface.addresses.private-ip-address", &texts);
-                let mut found = instances(clients, &[private]).await?;
-                if found.is_empty() {
-                    found = instances(clients, &[by("ip-address", &texts)]).await?;
-                }
-                found
+                let ids = at(clients, addresses, None).await?;
+                let filter = match ids.is_empty() {
+                    true => by("ip-address", addresses.iter().map(ToString::to_string)),
+                    false => by("instance-id", ids),
+                };
+                instances(clients, &[filter]).await?
             }
         };
         found.retain(|host| {
@@ -209,7 +210,7 @@ impl Aws {
     /// When it cannot be run there, or fails.
     pub async fn output_on(&self, instance: &str, script: &str, cancel: &CancellationToken) -> Result<String> {
         let channel = Channel::new(&self.clients, &RunId::generate(), instance, None, LOOKS, cancel);
-        std::sync::Arc::new(channel).output(script).await
+        Arc::new(channel).look(script).await
     }
 }
 
@@ -228,6 +229,20 @@ async fn instances(clients: &Clients, filters: &[Filter]) -> Result<Vec<Host>> {
         found.extend(page.reservations().iter().flat_map(|reservation| reservation.instances()).filter_map(host));
     }
     Ok(found)
+}
+
+/// Instances whose network interfaces have one of these private addresses.
+async fn at(clients: &Clients, addresses: &[IpAddr], vpc: Option<&str>) -> Result<Vec<String>> {
+    if addresses.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut filters = vec![by("addresses.private-ip-address", addresses.iter().map(ToString::to_string))];
+    filters.extend(vpc.map(|vpc| by("vpc-id", [vpc])));
+    let answer = clients.ec2.describe_network_interfaces().set_filters(Some(filters)).send().await;
+    let answer = answer.map_err(AwsError::of("ec2:DescribeNetworkInterfaces"));
+    let answer = answer.map_err(|error| error.because("cannot look for the builder and its agents"))?;
+    let attached = answer.network_interfaces().iter().filter_map(|interface| interface.attachment()?.instance_id());
+    Ok(attached.map(str::to_owned).collect())
 }
 
 fn host(instance: &Instance) -> Option<Host> {
@@ -280,13 +295,12 @@ async fn agents(clients: &Clients, builder: &Host, whose: &Whose) -> Result<Agen
             Ok(Agents { groups: BTreeSet::from([id.clone()]), hosts })
         }
         Whose::At(addresses) => {
-            let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            if texts.is_empty() {
-                return Ok(Agents::default());
-            }
             // Only in this VPC: an address like 192.168.1.5 is in many networks.
-            let here = by("network-interface.addresses.private-ip-address", &texts);
-            let found = instances(clients, &[here, by("vpc-id", [&builder.vpc]), running]).await?;
+            let ids = at(clients, addresses, Some(&builder.vpc)).await?;
+            let found = match ids.is_empty() {
+                true => Vec::new(),
+                false => instances(clients, &[by("instance-id", ids), running]).await?,
+            };
             let hosts: Vec<Host> = found.into_iter().filter(|host| host.id != builder.id).collect();
             Ok(Agents { groups: hosts.iter().flat_map(|host| host.groups.clone()).collect(), hosts })
         }
