@@ -64,6 +64,10 @@ fn the_stack_for_eventbridge_is_what_cfn_lint_and_shellcheck_allow() {
 fn the_builders_stack_and_what_baking_needs_are_what_cfn_lint_allows_and_moto_makes_of_them() {
     let folder = tempfile::tempdir().unwrap();
     render(folder.path(), "builder.yml", &["render", "cloudformation"]);
+    let tls = ["--set", "buildkitd.tls=true"];
+    render(folder.path(), "tls.yml", &[&["render", "cloudformation"][..], &tls].concat());
+    let bucket = ["--set", "buildkitd.tls_from=s3://secrets/builder/tls"];
+    render(folder.path(), "bucket.yml", &[&["render", "cloudformation"][..], &tls, &bucket].concat());
     render(folder.path(), "prerequisites.yml", &["render", "prerequisites"]);
     let arm = ["render", "cloudformation", "builder", "--arch", "arm64", "--channel", "canary", "--set"];
     render(folder.path(), "arm64.yml", &[&arm[..], &["buildkitd.port=2345"]].concat());
@@ -83,6 +87,9 @@ fn the_builders_stack_for_terraform_is_hcl() {
     let folder = tempfile::tempdir().unwrap();
     render(folder.path(), "builder.tf", &["render", "terraform"]);
     render(folder.path(), "arm64.tf", &["render", "terraform", "--arch", "arm64", "--instance-type", "c7g.xlarge"]);
+    render(folder.path(), "tls.tf", &["render", "terraform", "--set", "buildkitd.tls=true"]);
+    let bucket = ["--set", "buildkitd.tls=true", "--set", "buildkitd.tls_from=s3://secrets/builder/tls"];
+    render(folder.path(), "bucket.tf", &[&["render", "terraform"][..], &bucket].concat());
     judge("terraform", folder.path());
 }
 
@@ -209,6 +216,15 @@ fn what_is_no_address_or_repository_is_refused() {
     );
     refused(&["cloudformation", "agent"]);
     refused(&["cloudformation", "--instance-type", "m7i.large; rm"]);
+    refused(&["cloudformation", "--instance-type", "m7g.large"]);
+}
+
+#[test]
+fn the_daemons_certificate_is_waited_for_fetched_and_followed() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/render/tls.sh");
+    let output = Command::new(script).arg(env!("CARGO_BIN_EXE_amibake")).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
 }
 
 #[test]

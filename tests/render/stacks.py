@@ -34,7 +34,7 @@ def builder(named):
         VPC={"VPCRegion": "us-east-1", "VPCId": vpc})["HostedZone"]["Id"].split("/")[-1]
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     boto3.client("ssm").put_parameter(Name="/amibake/builder/amd64/stable", Type="String", Value=image)
-    text = (rendered / "builder.yml").read_text()
+    text = (rendered / ("tls.yml" if named else "builder.yml")).read_text()
     cfn.validate_template(TemplateBody=text)
     # moto 5.2.1: RunInstances wants "Ebs" of each mapping of a launch template, also of one with NoDevice (KeyError).
     for_moto = text.replace('NoDevice: ""\n', 'NoDevice: ""\n            Ebs: {}\n')
@@ -44,7 +44,8 @@ def builder(named):
     if named:
         topic = boto3.client("sns").create_topic(Name="alarms")["TopicArn"]
         key = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
-        more = dict(HostedZone=zone, RecordName="builder.ci.internal", AlarmTopic=topic, KmsKey=key, RepositoryPattern="ci/*", Count="2")
+        more = dict(HostedZone=zone, RecordName="builder.ci.internal", AlarmTopic=topic, KmsKey=key, RepositoryPattern="ci/*", Count="2",
+            TlsParameters="/ci/tls", TlsKmsKey=key)
     cfn.create_stack(StackName="bk", TemplateBody=text, Capabilities=["CAPABILITY_IAM"],
         Parameters=parameters(Vpc=vpc, Subnets=subnet, AgentSecurityGroup=agents, **more))
     made = resources(cfn, "bk")
@@ -70,6 +71,7 @@ def builder(named):
 
     script = base64.b64decode(data["UserData"]).decode()
     assert script.startswith("#cloud-boothook\n#!/bin/bash\nNAME='bk' STACK='bk'"), script[:200]
+    assert ("TLS_FROM='/ci/tls'" if named else "TLS_FROM=''") in script
     assert "${AWS::" not in script and len(script.encode()) <= 16384, len(script.encode())
     plain = (root / "assets/render/builder-user-data.sh").read_text()
     assert plain.strip() in script, "the script is not what it was"
@@ -85,7 +87,8 @@ def builder(named):
 
     role = made["Role"]
     names = iam.list_role_policies(RoleName=role)["PolicyNames"]
-    assert set(names) == {"systems-manager", "cache", "life"} | ({"key", "name", "repositories"} if named else set()), names
+    assert set(names) == {"systems-manager", "cache", "life"} | (
+        {"key", "name", "repositories", "certificate", "certificate-key"} if named else set()), names
     for name in names:
         document = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
         # moto keeps what a stack gave it as the text of a Python value.
@@ -94,6 +97,8 @@ def builder(named):
             if statement["Resource"] == "*" and "Condition" not in statement:
                 assert statement["Sid"] in ("Agent", "Token"), statement
             assert "*" not in str(statement["Action"]), statement
+            if statement["Sid"] == "Certificate":
+                assert statement["Resource"].endswith(":parameter/ci/tls/server/*"), statement
 
     # A volume of this stack must outlive it.
     volume = ec2.create_volume(AvailabilityZone="us-east-1a", Size=10, TagSpecifications=[
