@@ -87,7 +87,8 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
         Ok(index) => {
             let newest = index.newest(args.channel, &platforms).map(|listed| listed.version);
             let mut release = of_release(lock.version, newest);
-            let over = index.passed_over(args.channel, &platforms, newest.map_or(lock.version, |it| it.max(lock.version)));
+            let over =
+                index.passed_over(args.channel, &platforms, newest.map_or(lock.version, |it| it.max(lock.version)));
             for listed in over {
                 release.found.push_str(&format!("; {} lacks tarballs", listed.version));
             }
@@ -108,8 +109,7 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
     };
     // What a project demands of its lock is demanded by every bake: `update` may find it, or a release that has it.
     let trust = settings.config.trust.require.and_then(|least| lock.demand(least).err());
-    let trust =
-        trust.map(|error| Finding::new("BuildKit", "trust", Standing::OutOfDate, format!("{error} ({FILE})")));
+    let trust = trust.map(|error| Finding::new("BuildKit", "trust", Standing::OutOfDate, format!("{error} ({FILE})")));
     let release = std::iter::once(release).chain(trust);
     Ok((release.chain(images?).chain(certificates).collect(), failure))
 }

@@ -203,9 +203,10 @@ impl Looked {
         };
         let width = self.checks.iter().map(|check| check.what.len()).max().unwrap_or(0);
         let head = format!("BuildKit {version} ({}): {comes_to}", self.platform);
-        let lines = self.checks.iter().map(|check| {
-            format!("{} {:width$}  {}", mark(check.outcome), check.what, report::clean(&check.found))
-        });
+        let lines = self
+            .checks
+            .iter()
+            .map(|check| format!("{} {:width$}  {}", mark(check.outcome), check.what, report::clean(&check.found)));
         std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
     }
 }

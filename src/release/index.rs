@@ -151,7 +151,12 @@ impl Index {
     }
 
     /// What [`newest`](Self::newest) passes over above `version`: releases that lack a tarball for one of `platforms`.
-    pub fn passed_over(&self, channel: Channel, platforms: &[Platform], version: Version) -> impl Iterator<Item = &Listed> {
+    pub fn passed_over(
+        &self,
+        channel: Channel,
+        platforms: &[Platform],
+        version: Version,
+    ) -> impl Iterator<Item = &Listed> {
         let above = self.releases(channel).take_while(move |release| release.version > version);
         above.filter(|release| !release.lacking(platforms).is_empty())
     }
