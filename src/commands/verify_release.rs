@@ -156,8 +156,14 @@ impl Looked {
                 // Anything but a refusal has told us nothing of the tarball.
                 let refused = error.exit() == Exit::Refused;
                 let outcome = if refused { Outcome::Refused } else { Outcome::Absent };
-                let detail = error.detail().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-                let told = [in_a_line(&error), detail].join(" ").trim_end().to_owned();
+                // The two digests, if that is it: with the file's name before them the row would be cut short.
+                let told = match error.detail() {
+                    Some(detail) => {
+                        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+                        detail.lines().map(words).collect::<Vec<_>>().join(", ")
+                    }
+                    None => in_a_line(&error),
+                };
                 (Check::new("tarball", outcome, told), None, Some(error))
             }
         };

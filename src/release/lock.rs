@@ -371,6 +371,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_release_never_had_is_not_looked_for() {
+        let pinned =
+            |version: &str| Lock::parse(&SHIPPED.replace("v0.31.2", version), Path::new("amibake.lock")).unwrap();
+        let hint = |version: &str, least| {
+            let mut lock = pinned(version);
+            lock.artifacts.values_mut().for_each(|artifact| artifact.evidence = None);
+            lock.demand(least).unwrap_err().hint().unwrap().to_owned()
+        };
+        for least in [Level::Signature, Level::Recorded] {
+            assert!(hint("v0.10.9", least).contains("since v0.27.0"));
+            assert!(hint("v0.31.2", least).contains("--to v0.31.2"));
+        }
+        assert!(hint("v0.13.2", Level::Recorded).contains("--to v0.13.2"));
+        assert!(hint("v0.10.9", Level::FirstUse).contains("--to v0.10.9"));
+    }
+
+    #[test]
     fn saving_replaces_the_whole_file_and_reads_back_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("amibake.lock");
