@@ -4,6 +4,7 @@
 #[path = "releases/mirror.rs"]
 mod mirror;
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::Output;
 
@@ -289,6 +290,54 @@ fn what_is_not_there_is_missing_and_not_refused() {
     std::fs::write(project.mirror.path().join("releases.json"), "[]").unwrap();
     project.refused(&["verify-release", "v0.42.0"]);
     project.refused(&["update", "--to", "v0.42.0"]);
+}
+
+/// Serves `folder` for ever, and knows no ranges.
+fn serve(folder: PathBuf) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            reader.read_line(&mut line).unwrap();
+            // All of the question, or the answer could be lost with a reset.
+            let mut rest = String::from("-");
+            while !rest.trim().is_empty() {
+                rest.clear();
+                reader.read_line(&mut rest).unwrap();
+            }
+            let path = line.split(' ').nth(1).unwrap().trim_start_matches('/');
+            let (status, body) = std::fs::read(folder.join(path))
+                .map_or_else(|_| ("404 Not Found", b"<html>not found</html>".to_vec()), |body| ("200 OK", body));
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(&[head.as_bytes(), &body].concat());
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_is_asked_whether_a_tarball_without_evidence_is_there() {
+    let project = Project::new();
+    project.mirror.publish("v0.40.0", b"first");
+    project.mirror.publish_unsigned("v0.42.0", b"third");
+    std::fs::write(project.mirror.path().join("releases.json"), "[]").unwrap();
+    let server = serve(project.mirror.path().to_path_buf());
+    let from = |version: &str| {
+        let (code, out, err) = project.said(&["verify-release", version, "--release-mirror", &server]);
+        (code, format!("{out}{err}"))
+    };
+    assert_eq!(from("v0.40.0").0, 0);
+    let (code, told) = from("v0.41.0");
+    assert!(code == 4 && told.contains("has no BuildKit v0.41.0"), "{told}");
+    let (code, told) = from("v0.42.0");
+    assert!(code == 3 && told.contains("the release has none"), "{told}");
+    // The cache has the right one by now; the server is asked all the same.
+    std::fs::write(project.file("v0.40.0", "arm64", "tar.gz"), "changed").unwrap();
+    let (code, told) = from("v0.40.0");
+    assert!(code == 3 && told.contains("(linux/arm64): REFUSED"), "{told}");
 }
 
 #[test]

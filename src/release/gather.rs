@@ -108,7 +108,8 @@ impl Gather<'_> {
             Ok(Source::File(path)) => path.symlink_metadata().is_ok(),
             Ok(Source::Http(url)) => {
                 let first = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
-                let ask = Ask { accept: &[206, 404, 410, 416], headers: first, ..Ask::new(&url, 1) };
+                // Room for a page that says "not found"; a server that sends the whole tarball says enough with that.
+                let ask = Ask { accept: &[206, 404, 410, 416], headers: first, ..Ask::new(&url, 1 << 20) };
                 !matches!(ask.send(reporter).await, Ok(page) if matches!(page.status.as_u16(), 404 | 410))
             }
             Err(_) => true,
