@@ -22,10 +22,10 @@ pub struct BakingArgs {
     /// Architectures
     #[arg(long, value_name = "ARCH", value_delimiter = ',', default_value = "amd64,arm64")]
     arch: Vec<Arch>,
-    /// AWS region [default: as the job's environment says; github-actions needs one]
+    /// AWS region [default: as the job's environment says]
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
-    /// ARN of the role that jobs assume by OIDC [default: the agents' own role; github-actions needs one]
+    /// ARN of the role that jobs assume by OIDC [default: the agents' own role]
     #[arg(long, value_name = "ARN")]
     role: Option<String>,
     /// Channel that images are promoted to
@@ -60,6 +60,13 @@ pub struct PipelineArgs {
 
 /// `amibake render schedule`.
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("region", |arg| arg.help("AWS region; github-actions needs it [default: as the job's environment says]")),
+    mut_arg("role", |arg| arg.help(
+        "ARN of the role that jobs assume by OIDC; github-actions needs it, eventbridge makes its own \
+         [default: the agents' own role]"
+    )),
+)]
 pub struct ScheduleArgs {
     /// Who runs it
     #[arg(long = "for", value_name = "TARGET")]
