@@ -78,7 +78,7 @@ enum Command {
     Verify(VerifyArgs),
     /// Say whether something is out of date: BuildKit, bases, recipes, images
     #[command(after_help = "Examples:\n  amibake check\n  amibake check --arch amd64,arm64 --max-age 30d\n  \
-        amibake check || amibake update && amibake build --all --verify\n\n\
+        amibake check; [ $? = 10 ] && amibake update && amibake build --all --verify\n\n\
         Launches nothing and downloads no tarball. What cannot be asked (no AWS at hand) is said and does not count.\n\
         Exit status 0 if all is current, 10 if something is out of date, others are errors.")]
     Check(commands::check::CheckArgs),

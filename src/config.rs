@@ -39,7 +39,7 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawTrust {
     require: Option<Spanned<String>>,
-    trusted_root: Option<PathBuf>,
+    trusted_root: Option<Spanned<PathBuf>>,
 }
 
 impl Config {
@@ -65,8 +65,14 @@ impl Config {
             word.get_ref().parse().map_err(|message: String| fault(Some(span), &message))
         });
         let folder = path.parent().unwrap_or(Path::new("."));
-        let trusted_root = raw.trust.trusted_root.map(|root| folder.join(root));
-        Ok(Self { trust: Trust { require: require.transpose()?, trusted_root } })
+        let trusted_root = raw.trust.trusted_root.map(|root| match root.get_ref() {
+            // Joined to the folder, nothing would be the folder itself.
+            nothing if nothing.as_os_str().is_empty() => {
+                Err(fault(Some(root.span()), "a trusted root is a file, not nothing"))
+            }
+            root => Ok(folder.join(root)),
+        });
+        Ok(Self { trust: Trust { require: require.transpose()?, trusted_root: trusted_root.transpose()? } })
     }
 }
 
@@ -87,8 +93,14 @@ mod tests {
 
     #[test]
     fn faults_name_the_place() {
-        let told = ["[trust]\nrequire = \"strong\"\n", "[trust]\nrequires = 1\n", "[trusts]\n", "[trust\n"]
-            .map(|text| render(&Config::parse(text, Path::new("amibake.toml")).unwrap_err()));
+        let texts = [
+            "[trust]\nrequire = \"strong\"\n",
+            "[trust]\nrequires = 1\n",
+            "[trust]\ntrusted_root = \"\"\n",
+            "[trusts]\n",
+            "[trust\n",
+        ];
+        let told = texts.map(|text| render(&Config::parse(text, Path::new("amibake.toml")).unwrap_err()));
         insta::assert_snapshot!(told.join("\n"));
     }
 }

@@ -228,6 +228,43 @@ fn the_daemons_certificate_is_waited_for_fetched_and_followed() {
 }
 
 #[test]
+fn a_schedule_that_could_never_do_what_was_asked_is_refused() {
+    let refused = |arguments: &[&str], told: &str| {
+        let output = assert_cmd::Command::cargo_bin("amibake").unwrap().args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(output.stdout.is_empty() && said.contains(told), "{said}");
+    };
+    let schedule = ["render", "schedule", "--for"];
+    for cron in ["61 4 * * *", "0 0 31 2 *"] {
+        for target in ["buildkite", "github-actions", "eventbridge"] {
+            refused(&[&schedule[..], &[target, "--cron", cron]].concat(), "--cron");
+        }
+    }
+    refused(&[&schedule[..], &["github-actions"]].concat(), "--role and --region are needed");
+    refused(&[&schedule[..], &["eventbridge", "--role", ROLE]].concat(), "--role means nothing to eventbridge");
+    refused(&["pipeline", "--no-promote", "--update-stack", "buildkite"], "--update-stack");
+    refused(&["pipeline", "agent", "agent"], "`agent` is named twice");
+}
+
+#[test]
+fn an_architecture_that_a_recipe_has_no_base_for_is_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("recipes")).unwrap();
+    let recipe = "name = \"simple\"\n[base.aws]\nami = { amd64 = \"ami-0123456789abcdef0\" }\n\
+                  [[step]]\nkind = \"run\"\nname = \"nothing\"\nscript = \"true\"\n";
+    std::fs::write(folder.path().join("recipes/simple.toml"), recipe).unwrap();
+    let warned = |arguments: &[&str]| {
+        let mut command = assert_cmd::Command::cargo_bin("amibake").unwrap();
+        let output = command.args(["pipeline", "simple"]).args(arguments).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(warned(&[]).contains("recipe `simple` names no base for arm64"), "{}", warned(&[]));
+    assert_eq!(warned(&["--arch", "amd64,amd64"]), "");
+}
+
+#[test]
 #[ignore = "needs systemd-analyze"]
 fn the_units_that_a_builder_writes_at_boot_are_what_systemd_allows() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/render/units.sh");

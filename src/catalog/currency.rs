@@ -24,7 +24,7 @@ pub enum Standing {
 pub struct Finding {
     /// What it is about: `BuildKit`, `builder (amd64)`.
     pub about: String,
-    /// What was looked at: `release`, `base`, `recipe`, `age`, `pair`, `image`.
+    /// What was looked at: `release`, `base`, `recipe`, `age`, `pair`, `image`, `trust`.
     pub what: &'static str,
     /// How it stands.
     pub standing: Standing,

@@ -14,6 +14,7 @@ use super::signals::cancel_on_signal;
 use crate::bake::Reporter;
 use crate::catalog::{Entry, Finding, Standing, newest_image, of_image, of_pair, of_release};
 use crate::cli::{Planning, Settings};
+use crate::config::FILE;
 use crate::error::{Error, Exit, Result, in_a_line};
 use crate::plan::Plan;
 use crate::provider::aws::{Account, Aws};
@@ -85,7 +86,13 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
     let (release, failure) = match index {
         Ok(index) => {
             let newest = index.newest(args.channel, &platforms).map(|listed| listed.version);
-            (of_release(lock.version, newest), None)
+            let mut release = of_release(lock.version, newest);
+            let over =
+                index.passed_over(args.channel, &platforms, newest.map_or(lock.version, |it| it.max(lock.version)));
+            for listed in over {
+                release.found.push_str(&format!("; {} lacks tarballs", listed.version));
+            }
+            (release, None)
         }
         Err(error) => (Finding::new("BuildKit", "release", Standing::Unknown, in_a_line(&error)), Some(error)),
     };
@@ -100,7 +107,11 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
             }
         }
     };
-    Ok((std::iter::once(release).chain(images?).chain(certificates).collect(), failure))
+    // What a project demands of its lock is demanded by every bake: `update` may find it, or a release that has it.
+    let trust = settings.config.trust.require.and_then(|least| lock.demand(least).err());
+    let trust = trust.map(|error| Finding::new("BuildKit", "trust", Standing::OutOfDate, format!("{error} ({FILE})")));
+    let release = std::iter::once(release).chain(trust);
+    Ok((release.chain(images?).chain(certificates).collect(), failure))
 }
 
 /// What is known of images and bases; what is not, says why.

@@ -4,12 +4,12 @@ use clap::Args;
 
 use super::images::age;
 use super::prepare::names_or_all;
-use super::releases::lock_if_any;
+use super::releases::{lock_if_any, reporter};
 use crate::catalog::check_channel;
 use crate::cli::Settings;
 use crate::error::{Exit, Result};
-use crate::recipe;
-use crate::release::Arch;
+use crate::recipe::{self, AwsBase, Recipe};
+use crate::release::{Arch, Lock, Platform};
 use crate::render::{self, Baking, Cron, Pipeline, Schedule, Target, generated_by};
 use crate::report;
 
@@ -54,12 +54,19 @@ pub struct PipelineArgs {
     #[arg(long, value_name = "AGE", value_parser = age_text)]
     max_age: Option<String>,
     /// Do not promote what was baked
-    #[arg(long)]
+    #[arg(long, conflicts_with = "update_stack")]
     no_promote: bool,
 }
 
 /// `amibake render schedule`.
 #[derive(Debug, Args)]
+#[command(
+    mut_arg("region", |arg| arg.help("AWS region; github-actions needs it [default: as the job's environment says]")),
+    mut_arg("role", |arg| arg.help(
+        "ARN of the role that jobs assume by OIDC; github-actions needs it, eventbridge makes its own \
+         [default: the agents' own role]"
+    )),
+)]
 pub struct ScheduleArgs {
     /// Who runs it
     #[arg(long = "for", value_name = "TARGET")]
@@ -72,12 +79,13 @@ pub struct ScheduleArgs {
     /// Images older than this are baked anew
     #[arg(long, value_name = "AGE", default_value = "30d", value_parser = age_text)]
     max_age: String,
-    /// Branch that a moved lock is pushed to [default: the one that runs]
+    /// Branch that a moved lock is pushed to, and for eventbridge also baked from [default: the one that runs; for
+    /// eventbridge main]
     #[arg(long, value_name = "BRANCH")]
     branch: Option<String>,
-    /// GitHub runners
-    #[arg(long, value_name = "LABEL", default_value = "ubuntu-latest")]
-    runner: String,
+    /// GitHub runners [default: ubuntu-latest]
+    #[arg(long, value_name = "LABEL")]
+    runner: Option<String>,
 }
 
 fn channel(text: &str) -> std::result::Result<String, String> {
@@ -92,15 +100,45 @@ impl BakingArgs {
     fn baking(&self, settings: &Settings) -> Result<Baking> {
         // By the names that the recipes have: a path is not what a job is told.
         let names = names_or_all(settings, &self.recipes)?;
-        let recipes: Result<Vec<String>> =
-            names.iter().map(|name| Ok(recipe::load(&settings.project, name, &[])?.recipe.name)).collect();
-        let (arches, region, role) = (self.arch.clone(), self.region.clone(), self.role.clone());
+        let recipes: Result<Vec<Recipe>> =
+            names.iter().map(|name| Ok(recipe::load(&settings.project, name, &[])?.recipe)).collect();
+        let recipes = recipes?;
+        let mut arches = self.arch.clone();
+        arches.sort_unstable();
+        arches.dedup();
+        let lock = lock_if_any(settings)?;
+        for told in fails_each_time(&recipes, &arches, lock.as_ref()) {
+            reporter(settings).warn(told);
+        }
+        let recipes = recipes.into_iter().map(|recipe| recipe.name).collect();
+        let (region, role) = (self.region.clone(), self.role.clone());
         let (channel, update_stack) = (self.channel.clone(), self.update_stack.clone());
         let (queue, install) = (self.queue.clone(), self.install.clone());
-        let baking = Baking { recipes: recipes?, arches, region, role, channel, update_stack, queue, install };
+        let baking = Baking { recipes, arches, region, role, channel, update_stack, queue, install };
         baking.check()?;
         Ok(baking)
     }
+}
+
+/// Steps that could never go well, as far as recipes and lock say. They may be about to change: so it is a warning.
+fn fails_each_time(recipes: &[Recipe], arches: &[Arch], lock: Option<&Lock>) -> Vec<String> {
+    let mut told = Vec::new();
+    for arch in arches {
+        if lock.is_some_and(|lock| lock.artifact(*arch).is_none()) {
+            told.push(format!("the lock pins no tarball for {}: what is baked for it will fail", Platform(*arch)));
+        }
+        let lacking = |base: &AwsBase| {
+            let named = [base.ssm_parameter.as_ref(), base.ami.as_ref(), base.filter.as_ref().map(|it| &it.name)];
+            base.elastic_ci_stack.is_none() && named.iter().flatten().all(|each| each.get(*arch).is_none())
+        };
+        for recipe in recipes.iter().filter(|recipe| recipe.base.aws.as_ref().is_some_and(lacking)) {
+            told.push(format!("recipe `{}` names no base for {arch}: what is baked for it will fail", recipe.name));
+        }
+    }
+    if let Some(last) = told.last_mut() {
+        last.push_str(" (--arch leaves an architecture out)");
+    }
+    told
 }
 
 pub(crate) fn pipeline(settings: &Settings, args: &PipelineArgs) -> Result<Exit> {

@@ -11,6 +11,7 @@ use super::prepare::until_cancelled;
 use super::signals::cancel_on_signal;
 use crate::bake::Reporter;
 use crate::cli::Settings;
+use crate::config::FILE;
 use crate::error::{Error, Exit, Result};
 use crate::release::evidence::{Level, TrustedRoot, recorded};
 use crate::release::{Arch, Channel, Gather, Index, Listed, Lock, Mirror, Place, Platform, Token, Version};
@@ -85,7 +86,14 @@ impl Trusting {
     /// The root by flag, project or program.
     pub(super) fn root(&self, settings: &Settings) -> Result<TrustedRoot> {
         match self.trusted_root.as_ref().or(settings.config.trust.trusted_root.as_ref()) {
-            Some(path) => TrustedRoot::load(path),
+            Some(path) => TrustedRoot::load(path).map_err(|error| {
+                if self.trusted_root.is_some() {
+                    return error;
+                }
+                let named = format!("`[trust] trusted_root` in {FILE} names it");
+                let hint = error.hint().map_or(named.clone(), |hint| format!("{hint}\n{named}"));
+                error.with_hint(hint)
+            }),
             None => TrustedRoot::embedded(),
         }
     }
@@ -120,6 +128,9 @@ pub(crate) fn run(settings: &Settings, args: &ReleasesArgs) -> Result<Exit> {
         let index = until_cancelled(&cancel, args.place.index(settings, &reporter)).await?;
         let locked = lock_if_any(settings)?.map(|lock| lock.version);
         let releases: Vec<&Listed> = index.releases(args.channel).collect();
+        if releases.is_empty() {
+            return Err(nothing_listed(&index));
+        }
         if args.json {
             let releases: Vec<Value> = releases
                 .iter()
@@ -127,14 +138,11 @@ pub(crate) fn run(settings: &Settings, args: &ReleasesArgs) -> Result<Exit> {
                     json!({
                         "version": release.version, "published": release.published,
                         "platforms": release.platforms(), "evidence": offered(release),
-                        "strongest": Level::of_era(release.version), "locked": locked == Some(release.version),
+                        "strongest": strongest(release), "locked": locked == Some(release.version),
                     })
                 })
                 .collect();
             report::print_json(&json!({ "releases": releases }));
-        } else if releases.is_empty() {
-            return Err(Error::host("the list holds no release of BuildKit")
-                .with_hint("a mirror's `releases.json` has the form of GitHub's REST API, \"List releases\""));
         } else {
             let heading = ["VERSION", "DATE", "PLATFORMS", "EVIDENCE", ""].map(str::to_owned);
             let rows = releases.iter().map(|release| {
@@ -144,7 +152,10 @@ pub(crate) fn run(settings: &Settings, args: &ReleasesArgs) -> Result<Exit> {
                     release.version.to_string(),
                     release.published.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d").to_string()),
                     if platforms.is_empty() { "-".to_owned() } else { platforms.join(" ") },
-                    offered(release).join(", "),
+                    match offered(release).join(", ") {
+                        none if none.is_empty() => if platforms.is_empty() { "-" } else { "none" }.to_owned(),
+                        offered => offered,
+                    },
                     if locked == Some(release.version) { "locked".to_owned() } else { String::new() },
                 ]
             });
@@ -152,6 +163,27 @@ pub(crate) fn run(settings: &Settings, args: &ReleasesArgs) -> Result<Exit> {
         }
         Ok(Exit::Done)
     })
+}
+
+fn nothing_listed(index: &Index) -> Error {
+    if index.releases(Channel::Rc).next().is_some() {
+        return Error::host("the list holds no stable release of BuildKit")
+            .with_hint("`--channel rc` shows what is on the way to one");
+    }
+    Error::host("the list holds no release of BuildKit").with_hint(
+        "a mirror has `<version>/<file>`, and `releases.json` in the form of GitHub's REST API, \"List releases\" (a folder \
+         can do without)",
+    )
+}
+
+/// The best that can vouch for it by what the list says. Nothing where no tarball is listed, or a signature that must be there.
+fn strongest(release: &Listed) -> Option<Level> {
+    let offered = offered(release);
+    match Level::ALL.into_iter().rev().find(|level| offered.contains(&level.as_str())) {
+        Some(Level::Signature) => Some(Level::Signature),
+        _ if release.version.is_signed_era() || release.platforms().is_empty() => None,
+        found => found.or(Some(Level::FirstUse)),
+    }
 }
 
 /// What the list says there is beside the tarballs, and what this amibake knows: for all platforms it has.

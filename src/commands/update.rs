@@ -11,7 +11,7 @@ use crate::cli::Settings;
 use crate::config::FILE;
 use crate::error::{Error, Exit, Result, in_a_line};
 use crate::release::evidence::Level;
-use crate::release::{Arch, Channel, Index, Lock, Platform, Version};
+use crate::release::{Arch, Channel, Index, Lock, LockedArtifact, Platform, Version};
 use crate::report;
 
 /// `amibake update`.
@@ -27,7 +27,7 @@ pub struct UpdateArgs {
     /// Which versions count
     #[arg(long, value_name = "CHANNEL", default_value = "stable", conflicts_with = "to")]
     channel: Channel,
-    /// Architectures to pin [default: those that the lock pins, or all]
+    /// Architectures to pin, and no others [default: those that the lock pins, or all]
     #[arg(long, value_name = "ARCH", value_delimiter = ',')]
     arch: Vec<Arch>,
     /// Believe a release from before v0.27.0 that nobody vouches for; it is shown as unauthenticated from then on
@@ -62,10 +62,18 @@ pub(crate) fn run(settings: &Settings, args: &UpdateArgs) -> Result<Exit> {
         let root = args.trusting.root(settings)?;
         let platforms = platforms(&args.arch, lock.as_ref());
         let index = until_cancelled(&cancel, index(settings, args, &reporter)).await?;
-        let version = target(args, index.as_ref(), lock.as_ref(), &platforms)?;
+        let newest = newest(args, index.as_ref(), &platforms)?;
+        // Never back by itself: a lock that is ahead of the channel stays.
+        let ahead = newest.map(|newest| lock.as_ref().map_or(newest, |lock| lock.version.max(newest)));
+        let Some(version) = args.to.or(ahead) else { return Err(Error::usage("there is no version to move to")) };
+        let passed_over = passed_over(args, index.as_ref(), &platforms, version);
         let least = least(settings, version, args.trust_on_first_use)?;
-        if args.to.is_none() && lock.as_ref().is_some_and(|lock| is_there(lock, version, least, &platforms)) {
-            tell(settings, args, lock.as_ref(), lock.as_ref());
+        let told = Told { settings, args, before: lock.as_ref(), newest, passed_over };
+        if args.to.is_none()
+            && let Some(lock) = &lock
+            && is_there(lock, version, least, &platforms)
+        {
+            told.tell(lock);
             return Ok(Exit::Done);
         }
         let gather = args.place.gather(settings, version, index.as_ref(), &root, lock.as_ref());
@@ -74,7 +82,7 @@ pub(crate) fn run(settings: &Settings, args: &UpdateArgs) -> Result<Exit> {
         if !args.dry_run && lock.as_ref() != Some(&renewed.lock) {
             renewed.lock.save(&settings.lock)?;
         }
-        tell(settings, args, lock.as_ref(), Some(&renewed.lock));
+        told.tell(&renewed.lock);
         Ok(Exit::Done)
     })
 }
@@ -91,64 +99,114 @@ async fn index(settings: &Settings, args: &UpdateArgs, reporter: &Reporter) -> R
     }
 }
 
-/// The version to move to. Never back by itself: a lock that is ahead of the channel stays.
-fn target(args: &UpdateArgs, index: Option<&Index>, lock: Option<&Lock>, platforms: &[Platform]) -> Result<Version> {
-    if let Some(version) = args.to {
-        return Ok(version);
+/// The newest version of the channel; none when a version is named.
+fn newest(args: &UpdateArgs, index: Option<&Index>, platforms: &[Platform]) -> Result<Option<Version>> {
+    if args.to.is_some() {
+        return Ok(None);
     }
     let newest = index.and_then(|index| index.newest(args.channel, platforms)).map(|listed| listed.version);
-    let names: Vec<String> = platforms.iter().map(Platform::to_string).collect();
-    let newest = newest.ok_or_else(|| {
-        Error::host(format!("the list of releases has none with a tarball for {}", names.join(" and ")))
+    newest.map(Some).ok_or_else(|| {
+        Error::host(format!("the list of releases has none with a tarball for {}", joined(platforms)))
             .with_hint("`amibake releases` shows what it has")
-    })?;
-    Ok(lock.map_or(newest, |lock| lock.version.max(newest)))
+    })
 }
 
-/// Whether the lock says all that an update would find out.
+/// Newer releases that are not moved to, each with why.
+fn passed_over(
+    args: &UpdateArgs,
+    index: Option<&Index>,
+    platforms: &[Platform],
+    version: Version,
+) -> Vec<(Version, Vec<Platform>)> {
+    let Some(index) = index.filter(|_| args.to.is_none()) else { return Vec::new() };
+    let over = index.passed_over(args.channel, platforms, version);
+    over.map(|listed| (listed.version, listed.lacking(platforms))).collect()
+}
+
+/// Whether the lock says all that an update would find out, and pins nothing else.
 fn is_there(lock: &Lock, version: Version, least: Level, platforms: &[Platform]) -> bool {
-    let pinned = platforms.iter().all(|platform| lock.artifacts.contains_key(platform));
-    lock.version == version && pinned && lock.demand(least).is_ok()
+    lock.version == version && lock.artifacts.keys().eq(platforms) && lock.demand(least).is_ok()
 }
 
-fn tell(settings: &Settings, args: &UpdateArgs, before: Option<&Lock>, after: Option<&Lock>) {
-    let Some(after) = after else { return };
-    let changed = before != Some(after);
-    if args.json {
-        let artifacts: Vec<_> = after
-            .artifacts
-            .iter()
-            .map(|(platform, artifact)| {
-                json!({
-                    "platform": platform, "url": artifact.url, "sha256": artifact.sha256, "size_bytes": artifact.size,
-                    "evidence": artifact.evidence,
+fn joined(platforms: &[Platform]) -> String {
+    platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// What the user is told at the end.
+struct Told<'a> {
+    settings: &'a Settings,
+    args: &'a UpdateArgs,
+    before: Option<&'a Lock>,
+    newest: Option<Version>,
+    passed_over: Vec<(Version, Vec<Platform>)>,
+}
+
+impl Told<'_> {
+    fn tell(&self, after: &Lock) {
+        let changed = self.before != Some(after);
+        let before = self.before.map(|lock| &lock.artifacts);
+        let dropped: Vec<&Platform> =
+            before.into_iter().flat_map(|all| all.keys()).filter(|key| !after.artifacts.contains_key(key)).collect();
+        if self.args.json {
+            let artifacts: Vec<_> = after
+                .artifacts
+                .iter()
+                .map(|(platform, artifact)| {
+                    json!({
+                        "platform": platform, "url": artifact.url, "sha256": artifact.sha256,
+                        "size_bytes": artifact.size, "evidence": artifact.evidence,
+                    })
                 })
-            })
-            .collect();
-        report::print_json(&json!({
-            "lock": settings.lock, "from": before.map(|lock| lock.version), "to": after.version, "changed": changed,
-            "written": changed && !args.dry_run, "stand_in": after.stand_in, "artifacts": artifacts,
-        }));
-        return;
-    }
-    let from = before.map_or_else(|| "no lock".to_owned(), |lock| lock.version.to_string());
-    let head = match (changed, args.dry_run) {
-        (false, _) => format!("{} stays, the lock says all there is to say", after.version),
-        (true, dry) => {
-            let dry = if dry { " (dry run: the lock stays as it is)" } else { "" };
-            format!("{from} -> {}{dry}", after.version)
+                .collect();
+            let over: Vec<_> = self
+                .passed_over
+                .iter()
+                .map(|(version, lacking)| json!({ "version": version, "lacks": lacking }))
+                .collect();
+            report::print_json(&json!({
+                "lock": self.settings.lock, "from": self.before.map(|lock| lock.version), "to": after.version,
+                "changed": changed, "written": changed && !self.args.dry_run, "stand_in": after.stand_in,
+                "artifacts": artifacts, "dropped": dropped, "passed_over": over,
+            }));
+            return;
         }
+        let dropped = dropped.iter().map(|platform| format!("  {platform}  is no longer pinned"));
+        let over = self.passed_over.iter().map(|(version, lacking)| {
+            format!("  {version} is passed over: it has no tarball for {} (yet)", joined(lacking))
+        });
+        let rows = after.artifacts.iter().map(|(platform, artifact)| row(*platform, artifact));
+        let lines = std::iter::once(self.head(after)).chain(rows).chain(dropped).chain(over);
+        report::print(&lines.collect::<Vec<_>>().join("\n"));
+    }
+
+    fn head(&self, after: &Lock) -> String {
+        let version = after.version;
+        if self.before == Some(after) {
+            return match self.newest {
+                None => format!("{version} is what the lock pins, and all of it holds: nothing to change"),
+                Some(newest) if newest < version => {
+                    format!("{version} is ahead of {newest}, the newest of the channel: nothing to change")
+                }
+                Some(_) => format!("{version} is the newest: nothing to change"),
+            };
+        }
+        let dry = if self.args.dry_run { " (dry run: the lock stays as it is)" } else { "" };
+        match self.before {
+            Some(before) if before.version == version => format!("{version} stays, its pins change{dry}"),
+            Some(before) => format!("{} -> {version}{dry}", before.version),
+            None => format!("no lock -> {version}{dry}"),
+        }
+    }
+}
+
+fn row(platform: Platform, artifact: &LockedArtifact) -> String {
+    let vouched = match &artifact.evidence {
+        None => "nothing said".to_owned(),
+        Some(evidence) => match &evidence.signed {
+            Some(signed) => format!("{}: {}", evidence.level, signed.identity),
+            None if evidence.level.is_unauthenticated() => format!("{}: UNAUTHENTICATED", evidence.level),
+            None => format!("{}: {}", evidence.level, evidence.recorded.as_deref().unwrap_or_default()),
+        },
     };
-    let rows = after.artifacts.iter().map(|(platform, artifact)| {
-        let vouched = match &artifact.evidence {
-            None => "nothing said".to_owned(),
-            Some(evidence) => match &evidence.signed {
-                Some(signed) => format!("{}: {}", evidence.level, signed.identity),
-                None if evidence.level.is_unauthenticated() => format!("{}: UNAUTHENTICATED", evidence.level),
-                None => format!("{}: {}", evidence.level, evidence.recorded.as_deref().unwrap_or_default()),
-            },
-        };
-        format!("  {platform}  sha256:{}  {vouched}", artifact.sha256)
-    });
-    report::print(&std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n"));
+    format!("  {platform}  sha256:{}  {vouched}", artifact.sha256)
 }

@@ -165,9 +165,9 @@ impl Transfer<'_> {
         let hint = if came.web_page {
             "the server sent a web page: is there a login or a proxy in between?"
         } else {
-            "the file there was changed, or is not the one whose digest is pinned; nothing of it was kept"
+            "the file there was changed, or is not the one that is meant; nothing of it was kept"
         };
-        Error::refused(format!("{} does not have the digest that is pinned", self.source.shown()))
+        Error::refused(format!("{} does not have the digest that is expected", self.source.shown()))
             .with_detail(format!("  expected  {}\n  got       {got}  ({size} bytes)", self.digest))
             .with_hint(hint)
     }
@@ -395,7 +395,7 @@ async fn copy(path: &Path, growing: &Growing, most: u64, reporter: &Reporter) ->
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let mut file =
             File::options().read(true).custom_flags(flags).open(&path).or_host(cannot_read).map_err(|error| {
-                error.with_hint("a mirror folder holds `<version>/<file>`: is the folder right, and the version in it?")
+                error.with_hint("a mirror folder holds `<version>/<file>`: is the folder right, and this file in it?")
             })?;
         let about = file.metadata().or_host(cannot_read)?;
         if !about.is_file() {

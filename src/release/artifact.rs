@@ -15,6 +15,7 @@ pub struct Artifact {
     pub(super) size: u64,
     pub(super) members: Vec<String>,
     pub(super) stand_in: bool,
+    pub(super) cached: bool,
 }
 
 impl Artifact {
@@ -59,6 +60,12 @@ impl Artifact {
     pub fn stand_in(&self) -> bool {
         self.stand_in
     }
+
+    /// True when the cache had it: the place where it is published was asked for nothing.
+    #[must_use]
+    pub fn cached(&self) -> bool {
+        self.cached
+    }
 }
 
 /// What tests of other modules hold instead of a verified tarball: it stands for one and names no file.
@@ -72,5 +79,6 @@ pub(crate) fn unverified_for_tests() -> Artifact {
         size: 8,
         members: vec!["bin/buildctl".to_owned()],
         stand_in: true,
+        cached: false,
     }
 }

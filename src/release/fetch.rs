@@ -174,7 +174,7 @@ impl<'a> Fetch<'a> {
         };
         self.check_members(&members)?;
         self.deliver(target, mode)?;
-        Ok(Cached::Good(self.artifact(store, locked, growing.len(), members)))
+        Ok(Cached::Good(Artifact { cached: true, ..self.artifact(store, locked, growing.len(), members) }))
     }
 
     async fn download(
@@ -301,6 +301,7 @@ impl<'a> Fetch<'a> {
             size,
             members,
             stand_in: self.lock.stand_in,
+            cached: false,
         }
     }
 }
@@ -313,7 +314,7 @@ enum Cached {
 
 fn refused(message: String) -> Error {
     Error::refused(message)
-        .with_hint("its digest is the one pinned, and still it is not what a release may be: do not use it")
+        .with_hint("its digest is the one that is expected, and still it is not what a release may be: do not use it")
 }
 
 /// Nothing of a refused tarball stays; the refusal is the error that counts.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use futures_util::future::{try_join, try_join_all, try_join4};
+use reqwest::header::{HeaderMap, HeaderValue, RANGE};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -44,6 +45,8 @@ pub struct Gather<'a> {
 pub struct Gathered {
     /// What was looked at.
     pub verdict: Verdict,
+    /// Nothing of it is there: no evidence, no tarball, no word in the index. That is no attack, and nothing to believe.
+    pub missing: bool,
     /// The release's SBOM.
     sbom: Option<Vec<u8>>,
 }
@@ -57,6 +60,15 @@ pub struct Renewed {
     pub artifacts: Vec<Artifact>,
 }
 
+/// A tarball that was held against its evidence.
+#[derive(Debug)]
+pub struct Seen {
+    /// The tarball.
+    pub artifact: Artifact,
+    /// What is published was read, and not the cache alone.
+    pub published: bool,
+}
+
 impl Gather<'_> {
     /// Looks at the evidence for each of `platforms`, side by side.
     ///
@@ -66,7 +78,11 @@ impl Gather<'_> {
         try_join_all(platforms.iter().map(|platform| self.look_at(*platform, reporter))).await
     }
 
-    async fn look_at(&self, platform: Platform, reporter: &Reporter) -> Result<Gathered> {
+    /// Looks at the evidence for one platform.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub async fn look_at(&self, platform: Platform, reporter: &Reporter) -> Result<Gathered> {
         let file = file_name(self.version, platform);
         let sidecar = |kind: &str| file.replace(".tar.gz", &format!(".{kind}.json"));
         let (bundle, provenance, sbom, stated) = try_join4(
@@ -80,7 +96,44 @@ impl Gather<'_> {
         let pinned = pinned.and_then(|lock| lock.artifact(platform.0)).map(|locked| locked.sha256);
         let offer = Offer { version: self.version, platform, bundle, provenance, sbom, stated, pinned };
         let verdict = evidence::judge(&offer, self.root);
-        Ok(Gathered { verdict, sbom: offer.sbom })
+        let offered = offer.bundle.is_some() || offer.provenance.is_some() || offer.sbom.is_some();
+        // A tarball whose evidence was taken away is not missing: it is refused.
+        let missing = !offered && offer.stated == Stated::Unknown && !self.is_there(&file, reporter).await;
+        Ok(Gathered { verdict, sbom: offer.sbom, missing })
+    }
+
+    /// Whether there is such a file; one that cannot be asked for may be.
+    async fn is_there(&self, file: &str, reporter: &Reporter) -> bool {
+        match self.source(file) {
+            Ok(Source::File(path)) => path.symlink_metadata().is_ok(),
+            Ok(Source::Http(url)) => {
+                let first = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
+                // Room for a page that says "not found"; a server that sends the whole tarball says enough with that.
+                let ask = Ask { accept: &[206, 404, 410, 416], headers: first, ..Ask::new(&url, 1 << 20) };
+                !matches!(ask.send(reporter).await, Ok(page) if matches!(page.status.as_u16(), 404 | 410))
+            }
+            Err(_) => true,
+        }
+    }
+
+    /// Demands that there is something of the release for each platform.
+    ///
+    /// # Errors
+    /// Exit 4, naming those that it is missing for.
+    pub fn demand_there(&self, gathered: &[Gathered]) -> Result<()> {
+        let (missing, there): (Vec<&Gathered>, Vec<&Gathered>) = gathered.iter().partition(|one| one.missing);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let platforms: Vec<String> = missing.iter().map(|one| one.verdict.platform.to_string()).collect();
+        let place = self.mirror.map_or("github.com".to_owned(), |mirror| format!("the release mirror {mirror}"));
+        let message = format!("{place} has no BuildKit {} for {}", self.version, platforms.join(" and "));
+        let others: Vec<&str> = there.iter().map(|one| one.verdict.platform.0.as_str()).collect();
+        Err(Error::host(message).with_hint(if others.is_empty() {
+            "`amibake releases` lists what there is".to_owned()
+        } else {
+            format!("`--arch {}` is content with what is there", others.join(","))
+        }))
     }
 
     /// A file of the release; none if it is not there.
@@ -118,7 +171,8 @@ impl Gather<'_> {
     /// the evidence says.
     ///
     /// # Errors
-    /// Exit 3 when the evidence or a tarball is refused, exit 4 when something cannot be fetched or written; interrupted.
+    /// Exit 3 when the evidence or a tarball is refused, exit 4 when something is missing or cannot be fetched or written;
+    /// interrupted.
     pub async fn renew(
         &self,
         gathered: Vec<Gathered>,
@@ -126,6 +180,7 @@ impl Gather<'_> {
         reporter: &Reporter,
         cancel: &CancellationToken,
     ) -> Result<Renewed> {
+        self.demand_there(&gathered)?;
         for one in &gathered {
             one.verdict.demand(least)?;
         }
@@ -146,20 +201,57 @@ impl Gather<'_> {
         Ok(Renewed { lock, artifacts: fetched })
     }
 
+    /// The tarball of what was looked at, which must be what the evidence says. What a mirror holds is read even if the cache
+    /// has the right one: that is what is asked about. GitHub's is not fetched again.
+    ///
+    /// # Errors
+    /// As [`renew`](Self::renew), of which it demands the least level.
+    pub async fn tarball(&self, one: &Gathered, reporter: &Reporter, cancel: &CancellationToken) -> Result<Seen> {
+        one.verdict.demand(Level::FirstUse)?;
+        let work = async {
+            let (platform, locked) = self.pin(one, reporter).await?;
+            let stand_in = self.lock.is_some_and(|lock| lock.stand_in);
+            let expected = locked.sha256;
+            let lock = Lock { version: self.version, stand_in, artifacts: [(platform, locked)].into() };
+            let fetch = Fetch { mirror: self.mirror, ..Fetch::new(&lock, platform.0, self.cache_dir) };
+            let artifact = fetch.run(&reporter.scoped(platform.0.as_str()), cancel).await?;
+            // Without a digest in the evidence, it was the published bytes that `pin` hashed.
+            let mut published = !artifact.cached() || one.verdict.digest.is_none();
+            if !published && self.mirror.is_some() {
+                let file = file_name(self.version, platform);
+                let got = self.published(&file, reporter).await?;
+                if got != expected {
+                    return Err(Error::refused(format!("{file} does not have the digest that is expected"))
+                        .with_detail(format!("  expected  sha256:{expected}\n  got       sha256:{got}"))
+                        .with_hint("the cache holds the right one; what the mirror has was changed, or is another"));
+                }
+                published = true;
+            }
+            self.keep(std::slice::from_ref(one)).await?;
+            Ok(Seen { artifact, published })
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Error::interrupted()),
+            seen = work => seen,
+        }
+    }
+
     async fn pin(&self, gathered: &Gathered, reporter: &Reporter) -> Result<(Platform, LockedArtifact)> {
         let verdict = &gathered.verdict;
         let file = file_name(self.version, verdict.platform);
         let sha256 = match verdict.digest {
             Some(digest) => digest,
-            // Nothing says what it should be, and that was asked for.
-            None => self.first_use(&file, reporter).await?,
+            // Nothing says what it should be, and that was asked for. It is fetched again to be read: only releases from
+            // before v0.11 come to this.
+            None => self.published(&file, reporter).await?,
         };
         let evidence = Some(verdict.evidence.clone());
         Ok((verdict.platform, LockedArtifact { url: self.url(&file), sha256, size: None, evidence }))
     }
 
-    /// The digest of what comes. It is fetched again to be read: only releases from before v0.11 come to this.
-    async fn first_use(&self, file: &str, reporter: &Reporter) -> Result<Sha256> {
+    /// The digest of what is published, of which nothing is kept.
+    async fn published(&self, file: &str, reporter: &Reporter) -> Result<Sha256> {
         match self.source(file)? {
             Source::Http(url) => Ask::new(&url, super::fetch::LARGEST).hash(reporter).await,
             Source::File(path) => {

@@ -48,8 +48,8 @@ pub struct Listed {
     pub version: Version,
     /// When it was published.
     pub published: Option<Timestamp>,
-    /// Its files by name, with what the index says of their digests. None where it does not list files.
-    assets: Option<BTreeMap<String, Stated>>,
+    /// Its files by name, with what the index says of their digests.
+    assets: BTreeMap<String, Stated>,
 }
 
 /// Every release, newest version first.
@@ -147,7 +147,18 @@ impl Index {
     /// branch's patch, nor one whose files are still on their way.
     #[must_use]
     pub fn newest(&self, channel: Channel, platforms: &[Platform]) -> Option<&Listed> {
-        self.releases(channel).find(|release| platforms.iter().all(|platform| release.has_tarball(*platform)))
+        self.releases(channel).find(|release| release.lacking(platforms).is_empty())
+    }
+
+    /// What [`newest`](Self::newest) passes over above `version`: releases that lack a tarball for one of `platforms`.
+    pub fn passed_over(
+        &self,
+        channel: Channel,
+        platforms: &[Platform],
+        version: Version,
+    ) -> impl Iterator<Item = &Listed> {
+        let above = self.releases(channel).take_while(move |release| release.version > version);
+        above.filter(|release| !release.lacking(platforms).is_empty())
     }
 
     /// The release of `version`, if it is listed.
@@ -159,27 +170,32 @@ impl Index {
 
 impl Listed {
     fn has_tarball(&self, platform: Platform) -> bool {
-        let file = file_name(self.version, platform);
-        self.assets.as_ref().is_none_or(|assets| assets.contains_key(&file))
+        self.has(&file_name(self.version, platform))
+    }
+
+    /// Those of `platforms` that it lists no tarball for.
+    #[must_use]
+    pub fn lacking(&self, platforms: &[Platform]) -> Vec<Platform> {
+        platforms.iter().copied().filter(|platform| !self.has_tarball(*platform)).collect()
     }
 
     /// Platforms that it lists a tarball for.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
         let all = super::Arch::ALL.into_iter().map(Platform);
-        all.filter(|platform| self.assets.is_some() && self.has_tarball(*platform)).collect()
+        all.filter(|platform| self.has_tarball(*platform)).collect()
     }
 
     /// What it says the digest of `file` is.
     #[must_use]
     pub fn stated(&self, file: &str) -> Stated {
-        self.assets.as_ref().and_then(|assets| assets.get(file)).cloned().unwrap_or(Stated::Unknown)
+        self.assets.get(file).cloned().unwrap_or(Stated::Unknown)
     }
 
     /// Whether it lists `file`.
     #[must_use]
     pub fn has(&self, file: &str) -> bool {
-        self.assets.as_ref().is_some_and(|assets| assets.contains_key(file))
+        self.assets.contains_key(file)
     }
 }
 
@@ -194,7 +210,9 @@ fn listed(raw: Raw) -> Option<Listed> {
         (asset.name, digest.map_or(Stated::Nothing, Stated::Digest))
     };
     let published = raw.published_at.and_then(|at| at.parse().ok());
-    Some(Listed { version, published, assets: raw.assets.map(|assets| assets.into_iter().map(asset).collect()) })
+    // GitHub always lists files: a list without them promises none.
+    let assets = raw.assets.unwrap_or_default().into_iter().map(asset).collect();
+    Some(Listed { version, published, assets })
 }
 
 fn parse(bytes: &[u8], from: &str) -> Result<Vec<Raw>> {

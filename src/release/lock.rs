@@ -14,7 +14,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
 
-use super::evidence::{Evidence, Level, Signed};
+use super::evidence::{self, Evidence, FIRST_SIGNED, Level, Signed};
 use super::{Arch, Platform, Sha256, Version};
 use crate::error::{Context, Error, Result};
 
@@ -225,11 +225,26 @@ impl Lock {
                     "BuildKit {} ({platform}) is vouched for by {said}, and `{least}` is demanded",
                     self.version
                 );
-                let hint = format!("`amibake update --to {}` looks for it and writes what it finds", self.version);
+                let hint = self.way_to(least, *platform);
                 return Err(Error::refused(message).with_hint(hint));
             }
         }
         Ok(())
+    }
+
+    /// How to get to a lock that `least` vouches for. What this release never had is not looked for.
+    fn way_to(&self, least: Level, platform: Platform) -> String {
+        let signed = self.version.is_signed_era();
+        if !signed && least == Level::Signature {
+            return format!("releases are signed since {FIRST_SIGNED}: `amibake update` moves to one of those");
+        }
+        if !signed && least == Level::Recorded && evidence::recorded(self.version, platform).is_none() {
+            return format!(
+                "this amibake knows no second record of it: `amibake update` moves to a release that is signed, as all \
+                 since {FIRST_SIGNED} are"
+            );
+        }
+        format!("`amibake update --to {}` looks for it and writes what it finds", self.version)
     }
 
     /// The tarball for `arch`, if the lock has it.
@@ -353,6 +368,23 @@ mod tests {
                 assert!(Lock::parse(&edited, Path::new("amibake.lock")).is_err(), "{edited}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_release_never_had_is_not_looked_for() {
+        let pinned =
+            |version: &str| Lock::parse(&SHIPPED.replace("v0.31.2", version), Path::new("amibake.lock")).unwrap();
+        let hint = |version: &str, least| {
+            let mut lock = pinned(version);
+            lock.artifacts.values_mut().for_each(|artifact| artifact.evidence = None);
+            lock.demand(least).unwrap_err().hint().unwrap().to_owned()
+        };
+        for least in [Level::Signature, Level::Recorded] {
+            assert!(hint("v0.10.9", least).contains("since v0.27.0"));
+            assert!(hint("v0.31.2", least).contains("--to v0.31.2"));
+        }
+        assert!(hint("v0.13.2", Level::Recorded).contains("--to v0.13.2"));
+        assert!(hint("v0.10.9", Level::FirstUse).contains("--to v0.10.9"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use artifact::Artifact;
 #[cfg(test)]
 pub(crate) use artifact::unverified_for_tests;
 pub use fetch::{Extract, Fetch, fetch};
-pub use gather::{Gather, Gathered, Renewed};
+pub use gather::{Gather, Gathered, Renewed, Seen};
 pub use index::{Channel, Index, Listed, Place, Token};
 pub use lock::{Lock, LockedArtifact};
 pub use mirror::Mirror;

@@ -1,14 +1,16 @@
 //! What users paste elsewhere: askama templates in `assets/render`, and pipelines made on the spot. PURE: options in, text
 //! out. Every value is held to what can stand in the template's language; nothing is pasted in that could end a string.
 
+mod cron;
 mod fleet;
 mod pipeline;
 mod schedule;
 mod stack;
 
+pub use cron::Cron;
 pub use fleet::{Address, EnvHook, Login, Step, check_parameter, check_place};
 pub use pipeline::{Pipeline, pipeline};
-pub use schedule::{Cron, Schedule, Target};
+pub use schedule::{Schedule, Target};
 pub use stack::{Builder, prerequisites};
 
 use crate::error::{Error, Result};
@@ -46,6 +48,12 @@ impl Baking {
     pub fn check(&self) -> Result<()> {
         for recipe in &self.recipes {
             word("recipe", recipe, "_.-")?;
+        }
+        // Each has steps with keys of its own, which may be there once.
+        for (at, recipe) in self.recipes.iter().enumerate() {
+            if self.recipes[..at].contains(recipe) {
+                return Err(Error::usage(format!("recipe `{recipe}` is named twice")));
+            }
         }
         word("channel", &self.channel, "_.-")?;
         for (what, value, others) in [

@@ -1,10 +1,9 @@
 //! Scheduled pipelines: check, update, bake, test boot, promote.
 
-use std::str::FromStr;
-
 use askama::Template;
+use clap::ValueEnum as _;
 
-use super::{ASSUME_ROLE, Baking, dollars, word};
+use super::{ASSUME_ROLE, Baking, Cron, dollars, word};
 use crate::error::{Context as _, Error, Result};
 use crate::plan::quote;
 
@@ -19,57 +18,8 @@ pub enum Target {
     Eventbridge,
 }
 
-/// When: five fields, as `cron` has them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cron([String; 5]);
-
-impl FromStr for Cron {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let fields: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-        let fits = |field: &String| field.chars().all(|char| char.is_ascii_alphanumeric() || "*/,-".contains(char));
-        match <[String; 5]>::try_from(fields) {
-            Ok(fields) if fields.iter().all(fits) => Ok(Self(fields)),
-            _ => Err("expected five fields: minute, hour, day, month, weekday: `17 4 * * 1-5`".to_owned()),
-        }
-    }
-}
-
-impl std::fmt::Display for Cron {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join(" "))
-    }
-}
-
-impl Cron {
-    /// EventBridge's form: a year behind, one of the two days a `?`, and days of the week counted from 1 for Sunday
-    /// (EventBridge Scheduler User Guide, "Cron-based schedules").
-    ///
-    /// # Errors
-    /// Exit 2 where it has no such form.
-    fn eventbridge(&self) -> Result<String> {
-        let [minute, hour, day, month, weekday] = &self.0;
-        let days = match (day.as_str(), weekday.as_str()) {
-            (day, "*") => (day.to_owned(), "?".to_owned()),
-            ("*", weekday) => ("?".to_owned(), from_sunday(weekday)),
-            _ => {
-                return Err(Error::usage(format!("`{self}` names days of the month and of the week"))
-                    .with_hint("EventBridge takes one of the two: let the other be `*`"));
-            }
-        };
-        Ok(format!("{minute} {hour} {} {month} {} *", days.0, days.1))
-    }
-}
-
-/// cron counts weekdays from 0 for Sunday (7 is Sunday, too), EventBridge from 1. Steps keep their width.
-fn from_sunday(field: &str) -> String {
-    let (days, step) = field.split_once('/').map_or((field, None), |(days, step)| (days, Some(step)));
-    let shift = |number: &str| number.parse::<u8>().map_or(number.to_owned(), |day| (day % 7 + 1).to_string());
-    let ranges: Vec<String> =
-        days.split(',').map(|range| range.split('-').map(shift).collect::<Vec<_>>().join("-")).collect();
-    step.map_or_else(|| ranges.join(","), |step| format!("{}/{step}", ranges.join(",")))
-}
+/// GitHub's own.
+const RUNNER: &str = "ubuntu-latest";
 
 /// A pipeline on a schedule.
 #[derive(Debug, Clone)]
@@ -82,8 +32,8 @@ pub struct Schedule {
     pub max_age: String,
     /// Branch that a moved lock is pushed to, instead of the one that runs.
     pub branch: Option<String>,
-    /// Label of the GitHub runners.
-    pub runner: String,
+    /// Label of the GitHub runners, instead of GitHub's newest Ubuntu.
+    pub runner: Option<String>,
     /// The first line of the file.
     pub generated_by: String,
 }
@@ -103,6 +53,7 @@ struct GithubActions<'a> {
     b: &'a Baking,
     role: &'a str,
     region: &'a str,
+    runner: &'a str,
 }
 
 #[derive(Template)]
@@ -124,21 +75,52 @@ impl Schedule {
         if let Some(branch) = &self.branch {
             word("--branch", branch, "._/-")?;
         }
-        word("--runner", &self.runner, "_.-")?;
+        if let Some(runner) = &self.runner {
+            word("--runner", runner, "_.-")?;
+        }
         word("--max-age", &self.max_age, "")?;
-        let needed = |value: &'_ Option<String>, flag: &str, why: &str| {
-            value.clone().ok_or_else(|| Error::usage(format!("{flag} is needed: {why}")))
-        };
+        self.check_fit(target)?;
         let rendered = match target {
             Target::Buildkite => Buildkite { s: self, b, plugin: ASSUME_ROLE }.render(),
             Target::GithubActions => {
-                let role = needed(&b.role, "--role", "a workflow assumes it by OIDC, and holds no key")?;
-                let region = needed(&b.region, "--region", "GitHub's runners are in none")?;
-                GithubActions { s: self, b, role: &role, region: &region }.render()
+                // Both are there: `check_fit` saw to it.
+                let (role, region) = (b.role.as_deref().unwrap_or_default(), b.region.as_deref().unwrap_or_default());
+                GithubActions { s: self, b, role, region, runner: self.runner.as_deref().unwrap_or(RUNNER) }.render()
             }
             Target::Eventbridge => Eventbridge { s: self, b, cron: self.cron.eventbridge()? }.render(),
         };
         rendered.or_host(|| "the template cannot be filled in".to_owned())
+    }
+
+    /// Options that a target needs, and those that it would have to pass over in silence.
+    fn check_fit(&self, target: Target) -> Result<()> {
+        let Baking { role, region, queue, .. } = &self.baking;
+        let given = |options: &[(&'static str, bool)]| -> Vec<&'static str> {
+            options.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect()
+        };
+        let (useless, why) = match target {
+            Target::Buildkite => (given(&[("--runner", self.runner.is_some())]), "the agents are chosen by --queue"),
+            Target::GithubActions => (given(&[("--queue", queue.is_some())]), "the runners are chosen by --runner"),
+            Target::Eventbridge => {
+                let options =
+                    [("--role", role.is_some()), ("--queue", queue.is_some()), ("--runner", self.runner.is_some())];
+                (given(&options), "the stack makes its own role, and CodeBuild runs the job")
+            }
+        };
+        let name = target.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        if !useless.is_empty() {
+            let verb = if useless.len() == 1 { "means" } else { "mean" };
+            let message = format!("{} {verb} nothing to {name}", useless.join(" and "));
+            return Err(Error::usage(message).with_hint(format!("leave it out: {why}")));
+        }
+        let missing = given(&[("--role", role.is_none()), ("--region", region.is_none())]);
+        if target == Target::GithubActions && !missing.is_empty() {
+            let verb = if missing.len() == 1 { "is" } else { "are" };
+            return Err(Error::usage(format!("{} {verb} needed for {name}", missing.join(" and "))).with_hint(
+                "a workflow assumes the role by OIDC and holds no key, and GitHub's runners are in no region",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether a moved lock goes to a branch of its own, and which one.

@@ -13,7 +13,8 @@ use sigstore_verify::types::{Bundle, MediaType, Sha256Hash, SignatureContent};
 use sigstore_verify::{SubjectAltName, VerificationPolicy, VerificationResult, Verifier, trust_root};
 
 use super::statement::{SLSA_V0_2, SLSA_V1, Statement, TYPES};
-use super::{Check, Outcome};
+use super::{Check, DO_NOT_USE, Outcome, unreadable};
+use crate::config::FILE;
 use crate::error::{Context as _, Error, Result};
 use crate::release::{Sha256, Version};
 
@@ -107,7 +108,7 @@ pub(super) fn check(
     let bundle = match parse(bytes) {
         Ok(bundle) => bundle,
         Err(reason) => {
-            checks.push(refused("sigstore bundle", reason));
+            checks.push(unreadable("sigstore bundle", bytes, reason));
             return None;
         }
     };
@@ -128,7 +129,14 @@ pub(super) fn check(
     let result = match genuine(&bundle, digest, root) {
         Ok(result) => result,
         Err(error) => {
-            checks.push(refused("sigstore bundle", chain(&error)));
+            let found = format!("not genuine by the trusted root ({}): {}", root.name, chain(&error));
+            // The library does not tell a forged bundle from one of another Sigstore.
+            let hint = format!(
+                "believed was {}; a release that another Sigstore signed needs its root: --trusted-root FILE, or `[trust] \
+                 trusted_root` in {FILE}\n{DO_NOT_USE}",
+                root.name
+            );
+            checks.push(Check { hint: Some(hint), ..refused("sigstore bundle", found) });
             return None;
         }
     };

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Platform, Sha256, Version};
+use crate::config::FILE;
 use crate::error::{Error, Result};
 
 pub use bundle::{Signed, TrustedRoot};
@@ -18,6 +19,9 @@ pub use known::{known_digests, recorded};
 
 /// The first version whose releases are signed (from BuildKit's release workflow and its releases).
 pub const FIRST_SIGNED: Version = Version::new(0, 27, 0);
+
+/// What to do about a refusal that has no other cause than the release.
+const DO_NOT_USE: &str = "do not use this release: ask its publisher, or choose another version";
 
 /// How well a digest is vouched for, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -142,11 +146,16 @@ pub struct Check {
     pub outcome: Outcome,
     /// What was found; for a refusal, also what was expected.
     pub found: String,
+    /// What to do about it, where that is not the same for every refusal.
+    #[serde(skip)]
+    hint: Option<String>,
 }
 
 impl Check {
-    fn new(what: &'static str, outcome: Outcome, found: impl Into<String>) -> Self {
-        Self { what, outcome, found: found.into() }
+    /// One with these words.
+    #[must_use]
+    pub fn new(what: &'static str, outcome: Outcome, found: impl Into<String>) -> Self {
+        Self { what, outcome, found: found.into(), hint: None }
     }
 }
 
@@ -174,12 +183,7 @@ pub fn judge(offer: &Offer, root: &TrustedRoot) -> Verdict {
     let signed = match &offer.bundle {
         Some(bundle) => bundle::check(bundle, version, &file, root, &mut checks),
         None if version.is_signed_era() => {
-            let nothing = offer.provenance.is_none() && offer.sbom.is_none() && offer.stated == Stated::Unknown;
-            let told = if nothing {
-                format!("nothing of {version} is there: is there such a release? (`amibake releases` lists them)")
-            } else {
-                format!("the release has none, and every release since {FIRST_SIGNED} must")
-            };
+            let told = format!("the release has none, and every release since {FIRST_SIGNED} must");
             checks.push(Check::new("sigstore bundle", Outcome::Refused, told));
             None
         }
@@ -203,7 +207,7 @@ pub fn judge(offer: &Offer, root: &TrustedRoot) -> Verdict {
         None => Check::new("provenance", Outcome::Absent, "the release has none"),
         Some(bytes) => match statement::provenance_digest(bytes, &file) {
             Ok(stated) => compare("provenance", stated, &mut digest, "unsigned: no proof", Outcome::Agrees),
-            Err(reason) => Check::new("provenance", Outcome::Refused, reason),
+            Err(reason) => unreadable("provenance", bytes, reason),
         },
     });
     checks.push(match &offer.stated {
@@ -226,6 +230,16 @@ pub fn judge(offer: &Offer, root: &TrustedRoot) -> Verdict {
     let sbom_sha256 = offer.sbom.as_deref().map(Sha256::of);
     let evidence = Evidence { level, signed: signed.map(|(_, signed)| signed), recorded, sbom_sha256 };
     Verdict { version, platform, checks, digest, evidence }
+}
+
+/// A file that says nothing which could be believed. A web page in its place is no attack, and should not read like one; it is
+/// refused all the same.
+fn unreadable(what: &'static str, bytes: &[u8], reason: String) -> Check {
+    if bytes.trim_ascii_start().first() != Some(&b'<') {
+        return Check::new(what, Outcome::Refused, reason);
+    }
+    let hint = Some("the server sent a web page: is there a login or a proxy in between?".to_owned());
+    Check { hint, ..Check::new(what, Outcome::Refused, format!("is a web page ({reason})")) }
 }
 
 /// Whether `stated` is what stronger evidence says; where there is none, it is what weaker evidence must equal.
@@ -256,7 +270,7 @@ impl Verdict {
         if !refusals.is_empty() {
             return Err(Error::refused(format!("the evidence for BuildKit {version} ({platform}) is refused"))
                 .with_detail(refusals.concat().trim_end().to_owned())
-                .with_hint("do not use this release: ask its publisher, or name another version with --to"));
+                .with_hint(self.refusals().find_map(|check| check.hint.as_deref()).unwrap_or(DO_NOT_USE)));
         }
         let reached = self.evidence.level;
         if reached < least {
@@ -265,9 +279,10 @@ impl Verdict {
             let hint = if least == Level::Signature {
                 format!("releases are signed since {FIRST_SIGNED}: choose one of those, or set another `require`")
             } else {
-                "to believe what comes first, and to be shown it as unauthenticated from then on: \
-                 --trust-on-first-use"
-                    .to_owned()
+                format!(
+                    "to believe what comes first, and to be shown it as unauthenticated from then on: `amibake update \
+                     --to {version} --trust-on-first-use`, or `[trust] require = \"first-use\"` in {FILE}"
+                )
             };
             return Err(Error::refused(message).with_hint(hint));
         }

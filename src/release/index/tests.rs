@@ -50,6 +50,21 @@ fn the_newest_is_the_highest_stable_version_that_is_complete() {
     assert_eq!(newest(&index, Channel::Stable).unwrap(), "v0.31.2");
     assert_eq!(index.newest(Channel::Stable, &BOTH[..1]).unwrap().version.to_string(), "v0.42.0");
     assert_eq!(index.releases(Channel::Stable).count(), 4);
+    let over = |from: &str| {
+        let over = index.passed_over(Channel::Stable, &BOTH, from.parse().unwrap());
+        over.map(|release| (release.version.to_string(), release.lacking(&BOTH))).collect::<Vec<_>>()
+    };
+    assert_eq!(over("v0.31.2"), [("v0.42.0".to_owned(), vec![BOTH[1]])]);
+    assert_eq!(over("v0.42.0"), []);
+}
+
+#[test]
+fn a_release_without_a_list_of_files_is_listed_and_not_the_newest() {
+    let mut bare = release("v0.41.0");
+    bare.as_object_mut().unwrap().remove("assets");
+    let index = index(&[bare, release("v0.40.0")]);
+    assert_eq!(newest(&index, Channel::Stable).unwrap(), "v0.40.0");
+    assert_eq!(index.get("v0.41.0".parse().unwrap()).unwrap().platforms(), []);
 }
 
 #[test]
