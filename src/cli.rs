@@ -9,6 +9,7 @@ use crate::commands;
 use crate::config::Config;
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::plan::ImageFormat;
+use crate::provider::aws::Account;
 use crate::provider::local::base::Override;
 use crate::recipe::ProviderKind;
 use crate::release::{Arch, Mirror};
@@ -163,6 +164,13 @@ enum Command {
         1 if not."
     )]
     Doctor(commands::doctor::DoctorArgs),
+    /// Set a project up: recipes, and amibake.toml with what the Elastic CI Stack's CloudFormation stack tells
+    #[command(after_help = "Examples:\n  amibake init --region eu-central-1\n  \
+        amibake init --stack buildkite --subnet subnet-0123456789abcdef0 --instance-profile amibake --no-input\n  \
+        amibake init --offline --region eu-central-1 --agents sg-0123456789abcdef0\n\n\
+        Whatever amibake.toml says otherwise stays, and recipes that are there are not touched. Run it again when something\n\
+        has changed.")]
+    Init(commands::init::InitArgs),
     /// Print a Buildkite pipeline with one step for each image and architecture
     #[command(after_help = "Examples:\n  amibake pipeline | buildkite-agent pipeline upload\n  \
         amibake pipeline builder --arch arm64 --no-promote | buildkite-agent pipeline upload\n\n\
@@ -390,8 +398,18 @@ impl Settings {
         let lock = global.lock.as_deref().map_or_else(|| Ok(project.join("amibake.lock")), absolute)?;
         let runs = project.join(".amibake").join("runs");
         let talk = Talk { color: global.color, verbose: global.verbose, quiet: global.quiet };
-        let config = Config::load(&project)?;
+        let mut config = Config::load(&project)?;
+        if ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().any(|name| variable(name).is_some_and(|value| !value.is_empty()))
+        {
+            config.region = None;
+        }
         Ok(Self { project, lock, cache, runs, talk, config })
+    }
+
+    /// The account and region that are meant: a flag comes first, then the environment, then `amibake.toml`, then the
+    /// profile's own region.
+    pub(crate) fn account(&self, region: Option<String>, profile: Option<String>) -> Account {
+        Account { region: region.or_else(|| self.config.region.clone()), profile }
     }
 
     /// The folder of finished images.
@@ -516,6 +534,7 @@ impl Command {
             Command::Version { json } => *json,
             Command::Certs { .. }
             | Command::Render { .. }
+            | Command::Init(_)
             | Command::Pipeline(_)
             | Command::Man { .. }
             | Command::Schema
@@ -538,6 +557,7 @@ fn run(settings: &Settings, command: Command) -> Result<Exit> {
         Command::VerifyRelease(args) => commands::verify_release::run(settings, &args),
         Command::Gc(args) => commands::gc::run(settings, &args),
         Command::Doctor(args) => commands::doctor::run(settings, &args),
+        Command::Init(args) => commands::init::run(settings, &args),
         Command::Images(args) => commands::images::run(settings, &args),
         Command::Prune(args) => commands::prune::run(settings, &args),
         Command::Distribute(args) => commands::distribute::run(settings, &args),

@@ -1,10 +1,12 @@
 //! `amibake.toml`: what a project decides for all of its commands. Optional; lies beside the lock's folder, in the project's.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
+use toml_edit::{DocumentMut, Item, Table, TomlError};
 
 use crate::error::{Context as _, Error, Result};
 use crate::release::evidence::Level;
@@ -17,6 +19,22 @@ pub const FILE: &str = "amibake.toml";
 pub struct Config {
     /// Which releases are believed.
     pub trust: Trust,
+    /// Region of AWS, where neither a flag nor the environment names one.
+    pub region: Option<String>,
+    /// Who connects to the builder.
+    pub agents: Agents,
+    /// What recipes are given before `--set`: `key=value`, or `recipe:key=value` for one of them.
+    pub set: Vec<String>,
+}
+
+/// Who connects to the builder: the Elastic CI Stack's agents.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agents {
+    /// Their security group.
+    pub security_group: Option<String>,
+    /// The bucket that their env hook is in.
+    pub secrets_bucket: Option<String>,
 }
 
 /// Which releases are believed.
@@ -33,6 +51,18 @@ pub struct Trust {
 struct Raw {
     #[serde(default)]
     trust: RawTrust,
+    #[serde(default)]
+    aws: RawAws,
+    #[serde(default)]
+    agents: Agents,
+    #[serde(default)]
+    set: BTreeMap<String, toml::Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAws {
+    region: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -57,7 +87,7 @@ impl Config {
     }
 
     /// Reads `text`, the content of `path`. Paths in it are from its folder on.
-    fn parse(text: &str, path: &Path) -> Result<Self> {
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self> {
         let fault = |span: Option<Range<usize>>, message: &str| Error::at(path, text, span, message);
         let raw: Raw = toml::from_str(text).map_err(|error| fault(error.span(), error.message()))?;
         let require = raw.trust.require.map(|word| {
@@ -72,8 +102,45 @@ impl Config {
             }
             root => Ok(folder.join(root)),
         });
-        Ok(Self { trust: Trust { require: require.transpose()?, trusted_root: trusted_root.transpose()? } })
+        let set = raw.set.into_iter().map(|(key, value)| match value {
+            toml::Value::String(text) => format!("{key}={text}"),
+            value => format!("{key}={value}"),
+        });
+        Ok(Self {
+            trust: Trust { require: require.transpose()?, trusted_root: trusted_root.transpose()? },
+            region: raw.aws.region,
+            agents: raw.agents,
+            set: set.collect(),
+        })
     }
+}
+
+/// What is to stand in the file: a table's name (`aws`, `agents`, `set`), a key of it, and its value.
+pub type Wanted<'w> = (&'static str, &'w str, &'w str);
+
+/// `text`, the content of such a file, with `wanted` in it: what else is there stays as it is, comments too.
+///
+/// # Errors
+/// Exit 2 when `text` is no TOML, or has something else where a table must be.
+pub fn with(text: &str, path: &Path, wanted: &[Wanted<'_>]) -> Result<String> {
+    let parsed = text.parse::<DocumentMut>();
+    let mut document = parsed.map_err(|error: TomlError| Error::at(path, text, error.span(), error.message()))?;
+    for (table, key, value) in wanted {
+        let entry = document.entry(table).or_insert_with(|| Item::Table(Table::new()));
+        let Some(entry) = entry.as_table_like_mut() else {
+            return Err(Error::usage(format!("{}: `{table}` is no table", path.display())));
+        };
+        // In place, so that a comment beside it stays.
+        match entry.get_mut(key).and_then(Item::as_value_mut) {
+            Some(there) => {
+                let decor = there.decor().clone();
+                *there = (*value).into();
+                *there.decor_mut() = decor;
+            }
+            None => drop(entry.insert(key, toml_edit::value(*value))),
+        }
+    }
+    Ok(document.to_string())
 }
 
 #[cfg(test)]
@@ -89,6 +156,35 @@ mod tests {
         assert_eq!(config.trust, Trust { require: Some(Level::Recorded), trusted_root });
         let empty = tempfile::tempdir().unwrap();
         assert_eq!(Config::load(empty.path()).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_recipes_are_given_is_as_with_set() {
+        let text = "[aws]\nregion = \"eu-central-1\"\n[agents]\nsecurity_group = \"sg-1\"\n[set]\n\
+                    \"builder:buildkitd.tls\" = true\n\"machine.aws.subnet\" = \"subnet-1\"\n\"machine.cpus\" = 4\n";
+        let config = Config::parse(text, Path::new("/p/amibake.toml")).unwrap();
+        assert_eq!(config.set, ["builder:buildkitd.tls=true", "machine.aws.subnet=subnet-1", "machine.cpus=4"]);
+        assert_eq!(
+            (config.region.as_deref(), config.agents.security_group.as_deref()),
+            (Some("eu-central-1"), Some("sg-1"))
+        );
+    }
+
+    #[test]
+    fn what_is_put_in_leaves_everything_else() {
+        let before = "# ours\n[trust] # strict\nrequire = \"signature\"\n\n[set]\n\"machine.cpus\" = \"2\" # few\n";
+        let wanted = [
+            ("aws", "region", "eu-central-1"),
+            ("set", "machine.cpus", "4"),
+            ("set", "machine.aws.subnet", "subnet-1"),
+        ];
+        let after = with(before, Path::new("amibake.toml"), &wanted).unwrap();
+        insta::assert_snapshot!(after);
+        // Again it is the same.
+        assert_eq!(with(&after, Path::new("amibake.toml"), &wanted).unwrap(), after);
+        assert!(Config::parse(&after, Path::new("amibake.toml")).is_ok());
+        assert!(with("[aws\n", Path::new("amibake.toml"), &wanted).is_err());
+        assert!(with("aws = 1\n", Path::new("amibake.toml"), &wanted).is_err());
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl PlaceArgs {
             (Some(dir), _) => Ok(Place::Dir(crate::cli::absolute(dir)?)),
             (None, Some(prefix)) => {
                 crate::render::check_parameter("--ssm", prefix)?;
-                let account = Account { region: self.region.clone(), profile: self.profile.clone() };
+                let account = settings.account(self.region.clone(), self.profile.clone());
                 let aws = Aws::connect(&account, None, reporter(settings)).await?;
                 Ok(Place::Ssm { aws: Box::new(aws), prefix: prefix.clone(), key: self.kms_key.clone() })
             }

@@ -17,7 +17,7 @@ use crate::cli::{Planning, Settings};
 use crate::config::FILE;
 use crate::error::{Error, Exit, Result, in_a_line};
 use crate::plan::Plan;
-use crate::provider::aws::{Account, Aws};
+use crate::provider::aws::Aws;
 use crate::provider::local::Dist;
 use crate::provider::{Catalog, Provider};
 use crate::recipe::ProviderKind;
@@ -77,7 +77,7 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
         Error::usage(format!("there is no lock {}", settings.lock.display()))
             .with_hint("`amibake update` writes one with the newest release")
     })?;
-    let recipes = load(&settings.project, &names_or_all(settings, &args.names)?, &args.planning.set)?;
+    let recipes = load(settings, &names_or_all(settings, &args.names)?, &args.planning.set)?;
     let place = ReleasePlace::at(args.planning.release_mirror.clone(), args.release_index.clone());
     let arches = arches(&args.planning)?;
     let (index, images) =
@@ -99,7 +99,7 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
     let certificates = match &args.certs {
         None => Vec::new(),
         Some(prefix) => {
-            let account = Account { region: args.planning.region.clone(), profile: args.planning.profile.clone() };
+            let account = settings.account(args.planning.region.clone(), args.planning.profile.clone());
             match super::certs::standing(settings, prefix, &account).await {
                 Ok(findings) => findings,
                 Err(error) if error.exit() == Exit::Usage => return Err(error),
@@ -179,7 +179,7 @@ async fn reach(
     let catalog: Box<dyn Catalog> = match planning.provider {
         ProviderKind::Local => Box::new(Dist::new(settings.dist(planning)?)),
         ProviderKind::Aws => {
-            let account = Account { region: planning.region.clone(), profile: planning.profile.clone() };
+            let account = settings.account(planning.region.clone(), planning.profile.clone());
             Box::new(Aws::connect(&account, None, reporter.clone()).await?)
         }
     };

@@ -7,15 +7,15 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::prepare::until_cancelled;
+use super::prepare::{given, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::Reporter;
 use crate::catalog::{Entry, State, Users, Wish};
 use crate::cli::Settings;
 use crate::error::{Error, Exit, Result, in_a_line, render};
 use crate::provider::Catalog as _;
-use crate::provider::aws::{Account, Aws, Placed};
-use crate::recipe::{self, Distribute};
+use crate::provider::aws::{Aws, Placed};
+use crate::recipe::Distribute;
 use crate::release::Arch;
 use crate::report;
 
@@ -79,7 +79,7 @@ pub(crate) fn run(settings: &Settings, args: &DistributeArgs) -> Result<Exit> {
     super::block_on(async {
         let cancel = cancel_on_signal(&settings.runs)?;
         let reporter = Reporter::new("", vec![Arc::clone(&settings.talk.sink())]);
-        let account = Account { region: args.region.clone(), profile: args.profile.clone() };
+        let account = settings.account(args.region.clone(), args.profile.clone());
         let look = async {
             let aws = Aws::connect(&account, None, reporter.clone()).await?;
             let aws = aws.remembering(settings.cache.join("aws-waits.json"));
@@ -138,8 +138,7 @@ fn chosen<'e>(args: &DistributeArgs, entries: &'e [Entry]) -> Result<Vec<&'e Ent
 /// What the recipe says, as far as flags say nothing else.
 fn wish(settings: &Settings, args: &DistributeArgs, recipe: &str) -> Result<Wish> {
     let exists = settings.project.join("recipes").join(format!("{recipe}.toml")).exists();
-    let said =
-        if exists { recipe::load(&settings.project, recipe, &[])?.recipe.distribute } else { Distribute::default() };
+    let said = if exists { given(settings, recipe)?.recipe.distribute } else { Distribute::default() };
     let either = |flag: &[String], said: &[String]| -> BTreeSet<String> {
         if flag.is_empty() { said.iter().cloned().collect() } else { flag.iter().cloned().collect() }
     };

@@ -16,7 +16,7 @@ use crate::cli::Settings;
 use crate::doctor::{self, Around, Check, Client, Finding, Options, Verdict};
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::provider::Catalog as _;
-use crate::provider::aws::{Account, Aws};
+use crate::provider::aws::Aws;
 use crate::release::Lock;
 use crate::report;
 
@@ -47,7 +47,7 @@ pub struct DoctorArgs {
     /// The builder: an instance, or the name of its stack [default: who has the address of --host, else the only one]
     #[arg(long, value_name = "ID|STACK", requires = "aws", help_heading = "AWS")]
     builder: Option<String>,
-    /// Security group of the agents [default: those of this machine, if it is one]
+    /// Security group of the agents [default: what amibake.toml says, else this machine's, if it is one]
     #[arg(long, value_name = "GROUP", requires = "aws", help_heading = "AWS")]
     agents: Option<String>,
     /// AWS region [default: as the AWS CLI finds it]
@@ -150,10 +150,11 @@ async fn around(
 ) -> Result<Vec<Check>> {
     let cancel = cancel_on_signal(&settings.runs)?;
     let look = async {
-        let account = Account { region: args.region.clone(), profile: args.profile.clone() };
+        let account = settings.account(args.region.clone(), args.profile.clone());
         let aws = Aws::connect(&account, None, reporter(settings)).await?;
         let region = aws.region().unwrap_or_default().to_owned();
-        let around = Around { builder: args.builder.clone(), agents: args.agents.clone(), host, locked };
+        let agents = args.agents.clone().or_else(|| settings.config.agents.security_group.clone());
+        let around = Around { builder: args.builder.clone(), agents, host, locked };
         doctor::look_around(&aws, &around, &region, &cancel).await
     };
     until_cancelled(&cancel, look).await

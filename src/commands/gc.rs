@@ -6,12 +6,12 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::prepare::until_cancelled;
+use super::prepare::{given, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::{self, Reporter, RunId};
 use crate::cli::Settings;
 use crate::error::{Error, Exit, Result, in_a_line};
-use crate::provider::aws::{Account, Aws, Found, LeftBehind, Runs};
+use crate::provider::aws::{Aws, Found, LeftBehind, Runs};
 use crate::provider::local::{self, Local};
 use crate::recipe::{self, ProviderKind};
 use crate::release::{self, Lock};
@@ -55,7 +55,7 @@ pub(crate) fn run(settings: &Settings, args: &GcArgs) -> Result<Exit> {
     let named = named.transpose()?;
     super::block_on(async {
         let cancel = cancel_on_signal(&settings.runs)?;
-        let account = Account { region: args.region.clone(), profile: args.profile.clone() };
+        let account = settings.account(args.region.clone(), args.profile.clone());
         let reporter = Reporter::new("", vec![Arc::clone(&settings.talk.sink())]);
         let aws = until_cancelled(&cancel, Aws::connect(&account, None, reporter.clone())).await?;
         let dead = bake::dead(&settings.runs)?.into_iter().map(|(run, _)| run).collect();
@@ -166,7 +166,7 @@ fn buckets(settings: &Settings, args: &GcArgs, reporter: &Reporter) -> BTreeSet<
     let mut buckets: BTreeSet<String> = args.bucket.iter().cloned().collect();
     // Leftovers are looked for from any folder.
     for name in recipe::all(&settings.project).unwrap_or_default() {
-        match recipe::load(&settings.project, &name, &[]) {
+        match given(settings, &name) {
             Ok(loaded) => buckets.extend(loaded.recipe.delivery.bucket),
             Err(error) => reporter.warn(format!("the recipe {name} is not asked for its bucket: {error}")),
         }

@@ -9,14 +9,14 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::prepare::until_cancelled;
+use super::prepare::{given, until_cancelled};
 use super::signals::cancel_on_signal;
 use crate::bake::Reporter;
 use crate::catalog::{self, Entry, Filter, SNAPSHOT_PRICE, State};
 use crate::cli::Settings;
 use crate::error::{Error, Exit, Result};
 use crate::provider::Catalog;
-use crate::provider::aws::{Account, Aws};
+use crate::provider::aws::Aws;
 use crate::provider::local::Dist;
 use crate::recipe::{self, ProviderKind};
 use crate::release::Arch;
@@ -104,7 +104,7 @@ impl Which {
             regions.extend(distributed(settings).into_iter().map(Some));
         }
         let connect = regions.into_iter().map(|region| {
-            let account = Account { region, profile: self.profile.clone() };
+            let account = settings.account(region, self.profile.clone());
             async move { Aws::connect(&account, None, reporter.clone()).await }
         });
         let mut connected: Vec<Aws> = try_join_all(connect).await?;
@@ -118,7 +118,7 @@ impl Which {
 /// Regions that the project's recipes are distributed to. A recipe with a fault names none: that is for `validate` to say.
 fn distributed(settings: &Settings) -> BTreeSet<String> {
     let names = recipe::all(&settings.project).unwrap_or_default();
-    let loaded = names.iter().filter_map(|name| recipe::load(&settings.project, name, &[]).ok());
+    let loaded = names.iter().filter_map(|name| given(settings, name).ok());
     loaded.flat_map(|loaded| loaded.recipe.distribute.regions).collect()
 }
 

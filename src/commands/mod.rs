@@ -11,6 +11,7 @@ pub(crate) mod fetch;
 pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod info;
+pub(crate) mod init;
 pub(crate) mod pipeline;
 pub(crate) mod plan;
 mod prepare;

@@ -3,12 +3,12 @@
 use clap::Args;
 
 use super::images::age;
-use super::prepare::names_or_all;
+use super::prepare::{given, names_or_all};
 use super::releases::{lock_if_any, reporter};
 use crate::catalog::check_channel;
 use crate::cli::Settings;
 use crate::error::{Exit, Result};
-use crate::recipe::{self, AwsBase, Recipe};
+use crate::recipe::{AwsBase, Recipe};
 use crate::release::{Arch, Lock, Platform};
 use crate::render::{self, Baking, Cron, Pipeline, Schedule, Target, generated_by};
 use crate::report;
@@ -100,8 +100,7 @@ impl BakingArgs {
     fn baking(&self, settings: &Settings) -> Result<Baking> {
         // By the names that the recipes have: a path is not what a job is told.
         let names = names_or_all(settings, &self.recipes)?;
-        let recipes: Result<Vec<Recipe>> =
-            names.iter().map(|name| Ok(recipe::load(&settings.project, name, &[])?.recipe)).collect();
+        let recipes: Result<Vec<Recipe>> = names.iter().map(|name| Ok(given(settings, name)?.recipe)).collect();
         let recipes = recipes?;
         let mut arches = self.arch.clone();
         arches.sort_unstable();

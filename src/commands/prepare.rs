@@ -12,7 +12,7 @@ use crate::cli::{Planning, Recipes, Settings};
 use crate::error::{Context as _, Error, Result};
 use crate::plan::{self, Facts, ImageFormat, Options, Plan};
 use crate::provider::Provider;
-use crate::provider::aws::{self, Aws};
+use crate::provider::aws::Aws;
 use crate::provider::local::{self, Local};
 use crate::recipe::{self, Loaded, ProviderKind};
 use crate::release::{Arch, Lock};
@@ -61,12 +61,14 @@ pub(super) fn names_or_all(settings: &Settings, names: &[String]) -> Result<Vec<
     if names.is_empty() { recipe::all(&settings.project) } else { Ok(names.to_vec()) }
 }
 
-/// Reads recipes, tells the faults of all of them at once.
-pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Result<Vec<Read>> {
+/// Reads recipes with what `amibake.toml` and then `overrides` give them, tells the faults of all of them at once.
+pub(super) fn load(settings: &Settings, names: &[String], overrides: &[String]) -> Result<Vec<Read>> {
     let mut loaded = Vec::new();
     let mut failed: Vec<Error> = Vec::new();
-    for (name, overrides) in names.iter().zip(scoped(names, overrides)?) {
-        match recipe::load(project, name, &overrides) {
+    let before = about(settings, names)?;
+    let all: Vec<String> = before.iter().chain(overrides).cloned().collect();
+    for (name, overrides) in names.iter().zip(scoped(names, &all)?) {
+        match recipe::load(&settings.project, name, &overrides) {
             Ok(recipe) => loaded.push(Read { loaded: recipe, overrides }),
             Err(error) => failed.push(error),
         }
@@ -81,16 +83,47 @@ pub(super) fn load(project: &Path, names: &[String], overrides: &[String]) -> Re
     }
 }
 
+/// One recipe with what `amibake.toml` gives it.
+pub(super) fn given(settings: &Settings, name: &str) -> Result<Loaded> {
+    let overrides = scoped(&[name.to_owned()], &about(settings, &[name.to_owned()])?)?;
+    recipe::load(&settings.project, name, &overrides.concat())
+}
+
+/// The name of a recipe that an override is for, if it is for one.
+fn scope(text: &str) -> Option<(&str, &str)> {
+    text.split_once(':').filter(|(scope, _)| !scope.contains(['.', '=', '"']))
+}
+
+fn stem(name: &str) -> String {
+    Path::new(name).file_stem().map_or(name.to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+/// What `amibake.toml` gives to the recipes that are named: what is for others is left out, what is for none is a slip.
+fn about(settings: &Settings, names: &[String]) -> Result<Vec<String>> {
+    let named: Vec<String> = names.iter().map(|name| stem(name)).collect();
+    let mut kept = Vec::new();
+    for text in &settings.config.set {
+        match scope(text) {
+            Some((scope, _)) if !named.iter().any(|name| name == scope) => {
+                let there = recipe::all(&settings.project).is_ok_and(|all| all.iter().any(|name| stem(name) == scope));
+                if !there {
+                    let file = settings.project.join(crate::config::FILE);
+                    return Err(Error::usage(format!("{}: `{text}` is for no recipe of recipes/", file.display())));
+                }
+            }
+            _ => kept.push(text.clone()),
+        }
+    }
+    Ok(kept)
+}
+
 /// The overrides of each recipe: `key=value` is for every one, `recipe:key=value` for that one. No key of a recipe has a
 /// colon outside of quotes.
 fn scoped(names: &[String], overrides: &[String]) -> Result<Vec<Vec<String>>> {
-    let stem =
-        |name: &str| Path::new(name).file_stem().map_or(name.to_owned(), |stem| stem.to_string_lossy().into_owned());
     let stems: Vec<String> = names.iter().map(|name| stem(name)).collect();
     let mut each = vec![Vec::new(); names.len()];
     for text in overrides {
-        let scope = text.split_once(':').filter(|(scope, _)| !scope.contains(['.', '=', '"']));
-        match scope {
+        match scope(text) {
             None => each.iter_mut().for_each(|own| own.push(text.clone())),
             Some((scope, rest)) => {
                 let mut known = false;
@@ -114,7 +147,7 @@ fn scoped(names: &[String], overrides: &[String]) -> Result<Vec<Vec<String>>> {
 pub(super) async fn prepare(settings: &Settings, planning: &Planning, names: &[String]) -> Result<Prepared> {
     let arches = arches(planning)?;
     let format = format(planning)?;
-    let loaded = load(&settings.project, names, &planning.set)?;
+    let loaded = load(settings, names, &planning.set)?;
     let mut seen = BTreeMap::new();
     for Read { loaded: one, .. } in &loaded {
         if let Some(other) = seen.insert(one.recipe.name.clone(), one.path.clone()) {
@@ -202,7 +235,7 @@ pub(super) async fn provider(settings: &Settings, planning: &Planning, general: 
             reporter: general,
         })),
         ProviderKind::Aws => {
-            let account = aws::Account { region: planning.region.clone(), profile: planning.profile.clone() };
+            let account = settings.account(planning.region.clone(), planning.profile.clone());
             let mirror = planning.release_mirror.clone();
             let aws = Aws::connect(&account, mirror, general).await?;
             Box::new(aws.remembering(settings.cache.join("aws-waits.json")))

@@ -13,7 +13,7 @@ use crate::catalog::{self, Entry};
 use crate::cli::Settings;
 use crate::error::{Error, Exit, Result};
 use crate::provider::Catalog as _;
-use crate::provider::aws::{Account, Aws};
+use crate::provider::aws::Aws;
 use crate::release::Arch;
 use crate::report;
 
@@ -176,7 +176,7 @@ fn carry_out(
     super::block_on(async {
         let cancel = cancel_on_signal(&settings.runs)?;
         let reporter = Reporter::new("", vec![Arc::clone(&settings.talk.sink())]);
-        let account = Account { region: args.region.clone(), profile: args.profile.clone() };
+        let account = settings.account(args.region.clone(), args.profile.clone());
         let look = async {
             let aws = Aws::connect(&account, None, reporter.clone()).await?;
             let entries = aws.images().await?;

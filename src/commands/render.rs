@@ -9,7 +9,7 @@ use super::releases::{lock_if_any, reporter};
 use super::signals::cancel_on_signal;
 use crate::cli::{Settings, account};
 use crate::error::{Error, Exit, Result};
-use crate::provider::aws::{Account, Aws, policy};
+use crate::provider::aws::{Aws, policy};
 use crate::recipe::Recipe;
 use crate::release::{Arch, Lock};
 use crate::render::{Address, Builder, EnvHook, Login, RENDERED, Step, generated_by, prerequisites};
@@ -92,7 +92,7 @@ pub struct IamPolicyArgs {
     /// Of who lists, removes and promotes images, instead of who bakes them
     #[arg(long, conflicts_with = "doctor")]
     pub catalog: bool,
-    /// Of who runs `amibake doctor --aws`, instead of who bakes
+    /// Of who runs `amibake doctor --aws` and `amibake init`, instead of who bakes
     #[arg(long)]
     pub doctor: bool,
     /// With --catalog: the CloudFormation stack that `promote --update-stack` may update
@@ -113,7 +113,7 @@ pub struct IamPolicyArgs {
 }
 
 fn iam_policy(settings: &Settings, args: &IamPolicyArgs) -> Result<Exit> {
-    let loaded = load(&settings.project, &names_or_all(settings, &args.recipes)?, &args.set)?;
+    let loaded = load(settings, &names_or_all(settings, &args.recipes)?, &args.set)?;
     let recipes: Vec<&Recipe> = loaded.iter().map(|one| &one.loaded.recipe).collect();
     let scope = policy::Scope { region: args.region.clone(), account: args.account.clone(), role: args.role.clone() };
     let policy = match (args.instance, args.catalog, args.doctor) {
@@ -146,8 +146,9 @@ pub struct EnvHookArgs {
     /// Profile of the AWS configuration, for --upload
     #[arg(long, value_name = "NAME", requires = "upload")]
     profile: Option<String>,
-    /// Show the difference to the hook in this secrets bucket; with --yes, put it there
-    #[arg(long, value_name = "BUCKET")]
+    /// Show the difference to the hook in this secrets bucket; with --yes, put it there [without a name: the bucket of
+    /// amibake.toml]
+    #[arg(long, value_name = "BUCKET", num_args = 0..=1, default_missing_value = "")]
     upload: Option<String>,
     /// With --upload: only for this pipeline, by its slug [default: for all]
     #[arg(long, value_name = "SLUG", requires = "upload")]
@@ -179,7 +180,19 @@ fn env_hook(settings: &Settings, args: &EnvHookArgs) -> Result<Exit> {
             report::print(&text);
             Ok(Exit::Done)
         }
-        Some(bucket) => super::block_on(upload(settings, args, bucket, &text)),
+        Some(bucket) => {
+            let bucket = match (bucket.as_str(), &settings.config.agents.secrets_bucket) {
+                ("", Some(bucket)) => bucket,
+                ("", None) => {
+                    return Err(Error::usage(
+                        "--upload names no bucket, and amibake.toml has no [agents] secrets_bucket",
+                    )
+                    .with_hint("`amibake init` finds the stack's"));
+                }
+                _ => bucket,
+            };
+            super::block_on(upload(settings, args, bucket, &text))
+        }
     }
 }
 
@@ -197,7 +210,7 @@ async fn upload(settings: &Settings, args: &EnvHookArgs, bucket: &str, text: &st
         None => "env".to_owned(),
     };
     let look = async {
-        let account = Account { region: args.region.clone(), profile: args.profile.clone() };
+        let account = settings.account(args.region.clone(), args.profile.clone());
         let aws = Aws::connect(&account, None, reporter.clone()).await?;
         let before = aws.text(bucket, &key).await?;
         Ok((aws, before))
@@ -286,7 +299,7 @@ pub struct BuilderArgs {
 }
 
 fn builder(settings: &Settings, args: &BuilderArgs) -> Result<Builder> {
-    let loaded = load(&settings.project, std::slice::from_ref(&args.recipe), &args.set)?;
+    let loaded = load(settings, std::slice::from_ref(&args.recipe), &args.set)?;
     let [read] = loaded.as_slice() else { return Err(Error::usage("one recipe is rendered at a time")) };
     let recipe = &read.loaded.recipe;
     let version = Lock::load(&settings.lock)?.version;

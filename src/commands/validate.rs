@@ -14,7 +14,7 @@ use crate::release::Lock;
 use crate::report;
 
 pub(crate) fn run(settings: &Settings, args: &ValidateArgs) -> Result<Exit> {
-    let loaded = load(&settings.project, &names_or_all(settings, &args.names)?, &args.set)?;
+    let loaded = load(settings, &names_or_all(settings, &args.names)?, &args.set)?;
     if settings.lock.exists() {
         let lock = Lock::load(&settings.lock)?;
         rehearse_all(&loaded, &lock)?;

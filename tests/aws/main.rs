@@ -2,11 +2,11 @@
 //! that can be looked into. Needs what `scripts/test` sets up, so `cargo test` alone leaves them out.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod around;
 mod bakes;
 mod catalog;
 mod cloud;
 mod distribute;
-mod doctor;
 mod faults;
 mod follow;
 mod gc;
@@ -14,6 +14,7 @@ mod hook;
 mod kills;
 mod options;
 mod promote;
+mod setup;
 
 #[path = "../releases/mirror.rs"]
 mod releases;

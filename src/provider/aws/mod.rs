@@ -8,7 +8,7 @@
 //! `removal` removes; `poll` asks for the states of all instances and images of this process in one call, `pace` says when.
 //! Afterwards: `inventory` lists images and who uses them, `channel` promotes, `stack_update` tells a stack, `distribute` brings
 //! images to other regions. `policy` is the least that any of it must be allowed; `gc` finds leftovers by tag alone, `staged`
-//! those in buckets. `surroundings` reads what is around a builder, for `doctor`. No type of an SDK leaves here.
+//! those in buckets. `surroundings` reads what is around a builder, for `doctor`; `stacks` what stacks there are, for `init`. No type of an SDK leaves here.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -53,6 +53,7 @@ mod shape;
 mod shared;
 mod stack;
 mod stack_update;
+pub mod stacks;
 mod staged;
 pub mod surroundings;
 mod tags;

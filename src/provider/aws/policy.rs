@@ -16,6 +16,7 @@ use crate::recipe::Recipe;
 pub(super) const OPERATIONS: &[(&str, &str)] = &[
     ("autoscaling:DescribeLaunchConfigurations", LOOK),
     ("cloudformation:DescribeStackEvents", "Stack"),
+    ("cloudformation:DescribeStackResources", AROUND),
     ("cloudformation:DescribeStacks", "Stack"),
     ("cloudformation:UpdateStack", "Stack"),
     ("ec2:AuthorizeSecurityGroupIngress", OWN_RESOURCES),
@@ -386,11 +387,12 @@ pub fn keeper(scope: &Scope, stack: Option<&str>) -> Policy {
     Policy { version: "2012-10-17", statement }
 }
 
-/// The policy of who asks for `doctor --aws`: it reads, and runs its script on instances that bear a builder's tag.
+/// The policy of who asks for `doctor --aws` and `init`: they read, and the first runs a script on instances that bear a builder's tag.
 #[must_use]
 pub fn doctor(scope: &Scope) -> Policy {
     let region = scope.region.as_ref().map(|region| json!({ "StringEquals": { "aws:RequestedRegion": region } }));
     let reads = [
+        "cloudformation:DescribeStacks",
         "ec2:DescribeImages",
         "ec2:DescribeInstances",
         "ec2:DescribeNetworkInterfaces",
