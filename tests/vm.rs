@@ -34,10 +34,16 @@ impl Project {
 
     /// `amibake <command> … --provider local` on this project with the prepared base, mirror and lock.
     fn amibake(&self, arguments: &[&str]) -> Command {
+        self.amibake_on(arguments, Some(&setting("AMIBAKE_TEST_BASE")))
+    }
+
+    /// The same on another base; none for those that recipes name.
+    fn amibake_on(&self, arguments: &[&str], base: Option<&str>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_amibake"));
         command
             .args(arguments)
-            .args(["--provider", "local", "--base", &setting("AMIBAKE_TEST_BASE")])
+            .args(["--provider", "local"])
+            .args(base.into_iter().flat_map(|base| ["--base", base]))
             .args(["--release-mirror", &setting("AMIBAKE_TEST_MIRROR"), "--lock", &setting("AMIBAKE_TEST_LOCK")])
             .current_dir(self.path())
             .env("XDG_CACHE_HOME", self.path().join("cache"))
@@ -176,6 +182,51 @@ fn both_images_are_baked_verified_as_a_pair_and_found_again() {
     assert!(passed("agent", "builder: "), "the agent reaches the builder: {report:#}");
     assert!(passed("builder", "(after a restart)"), "{report:#}");
     assert!(passed("builder", "keeps its content over a restart"), "{report:#}");
+    project.assert_nothing_left();
+    the_same_pair_with_certificates(&project, &images);
+}
+
+/// A builder with `tls`, baked on the one that is there, and its agent: nobody else gets in.
+fn the_same_pair_with_certificates(project: &Project, images: &[PathBuf]) {
+    let builder = images.iter().find(|image| image.to_string_lossy().contains("/dist/builder-")).unwrap();
+    let rewrite = |name: &str, image: &str, change: &dyn Fn(&mut toml::Table)| {
+        let recipe = project.path().join("recipes").join(name);
+        let mut table: toml::Table = fs::read_to_string(&recipe).unwrap().parse().unwrap();
+        let local = toml::Table::from_iter([("image".to_owned(), image.into())]);
+        table["base"].as_table_mut().unwrap().insert("local".to_owned(), local.into());
+        change(&mut table);
+        fs::write(&recipe, toml::to_string(&table).unwrap()).unwrap();
+    };
+    // What the builder brings already is left out: this is about the daemon. The agent is the one that is there.
+    rewrite("builder.toml", &builder.join("disk.qcow2").to_string_lossy(), &|table| {
+        table["buildkitd"].as_table_mut().unwrap().insert("tls".to_owned(), true.into());
+        table["step"].as_array_mut().unwrap().retain(|step| {
+            let asset = step.get("asset").and_then(toml::Value::as_str).unwrap_or_default();
+            ["builder/buildkitd.service", "builder/buildkitd.env"].contains(&asset)
+        });
+    });
+    rewrite("agent.toml", &setting("AMIBAKE_TEST_BASE"), &|_| {});
+
+    let run = |arguments: &[&str]| project.amibake_on(arguments, None).output().unwrap();
+    assert_exit(&run(&["build", "builder", "--json"]), 0);
+    let verified = run(&["verify", "builder", "agent", "--no-restart", "--json"]);
+    assert_exit(&verified, 0);
+    let report = json(&verified);
+    let checks = report["checks"].as_array().unwrap();
+    let passed = |part: &str| {
+        checks.iter().any(|check| check["result"] == "passed" && check["check"].as_str().unwrap().contains(part))
+    };
+    assert!(passed("the port lets in only who has a certificate"), "{report:#}");
+    assert!(passed("builder: buildctl reaches buildkitd"), "{report:#}");
+    // No key of theirs is on a disk: PKCS #8 of a P-256 key, in PEM. Converted, so that nothing is packed.
+    for image in project.images() {
+        let disk = project.path().join("looked-at");
+        let made = Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(image.join("disk.qcow2")).arg(&disk).status();
+        assert!(made.unwrap().success());
+        let grep = Command::new("grep").args(["-q", "-a", "-F", "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEH"]).arg(&disk).status();
+        assert_eq!(grep.unwrap().code(), Some(1), "a key is in {}", image.display());
+        fs::remove_file(&disk).unwrap();
+    }
     project.assert_nothing_left();
 }
 
