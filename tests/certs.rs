@@ -118,13 +118,14 @@ fn nothing_outlives_its_authority_and_another_takes_over() {
     let said = says(&dir, &["issue", "--name", "b", "--days", "397"], 0);
     assert!(said.contains("the authority itself ends on") && said.contains("--rotate"), "{said}");
     for (place, fault, left) in standing(&dir, 0) {
-        assert_eq!((fault, left), (Value::Null, 1.into()), "{place}");
+        // Within the second in which it was made there are two.
+        assert!(fault.is_null() && left.as_i64() <= Some(2), "{place}: {fault} {left}");
     }
-    assert!(says(&dir, &["show"], 0).contains("the authority ends in 1 day: `amibake certs init --rotate`"));
+    assert!(says(&dir, &["show"], 0).contains("`amibake certs init --rotate`"));
     // There is nothing to be had by signing again.
     let before = read(&dir, "server/cert.pem");
     let said = says(&dir, &["renew"], 0);
-    assert!(said.contains("holds for 1 day\n") && said.contains("--rotate"), "{said}");
+    assert!(said.contains("nothing was made anew") && said.contains("--rotate"), "{said}");
     assert_eq!(read(&dir, "server/cert.pem"), before);
 
     let (old, client) = (read(&dir, "ca/cert.pem"), read(&dir, "client/cert.pem"));
