@@ -77,14 +77,18 @@ fn without_secrets(line: &str) -> String {
     static USER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"://[^/\s@]+@").expect("it is a pattern"));
     static NAMED: LazyLock<Regex> = LazyLock::new(|| {
         let name = r"(?:password|passwd|token|secret|api[_-]?key|access[_-]?key)[a-z0-9_-]*";
-        let pattern = format!(r#"(?i)({name}["']?(?:\s*=\s*|\s*:\s*|\s+)["']?|\b(?:bearer|basic)\s+)([^\s"',;&]+)"#);
+        let pattern = format!(
+            r#"(?i)((?:--[a-z-]*)?{name}["']?(?:\s*=\s*|\s*:\s*|\s+)["']?|\b(?:bearer|basic)\s+)([^\s"',;&]+)"#
+        );
         Regex::new(&pattern).expect("it is a pattern")
     });
     let line = USER.replace_all(line, "://…@");
     let named = |found: &Captures<'_>| {
-        // `failed to fetch oauth token: unexpected status` names no token.
-        let is_word = found[2].trim_end_matches(':').bytes().all(|byte| byte.is_ascii_alphabetic());
-        if is_word && !found[1].contains('=') { found[0].to_owned() } else { format!("{}…", &found[1]) }
+        let (before, value) = (&found[1], found[2].trim_end_matches(':'));
+        // `failed to fetch oauth token: unexpected status` names no token, and `token: 401` none either.
+        let is_word = value.len() < 16 && value.bytes().all(|byte| byte.is_ascii_alphabetic());
+        let is_value = before.contains('=') || before.starts_with("--") || (value.len() > 4 && !is_word);
+        if is_value { format!("{before}…") } else { found[0].to_owned() }
     };
     NAMED.replace_all(&line, named).into_owned()
 }
@@ -128,7 +132,7 @@ mod tests {
             ("s3cret", "push to https://user:s3cret@registry/app: no basic auth credentials"),
             ("s3cret", "REGISTRY_PASSWORD=s3cret no basic auth credentials"),
             ("plain", "AWS_SECRET_ACCESS_KEY=plain no basic auth credentials"),
-            ("hunter2", "docker login --password hunter2: no basic auth credentials"),
+            ("hunter", "docker login --password hunter: no basic auth credentials"),
             ("eyJhbGci0", "Authorization: Bearer eyJhbGci0 no basic auth credentials"),
             ("abc123", "{\"token\": \"abc123\"} no basic auth credentials"),
         ] {
