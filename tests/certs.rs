@@ -114,7 +114,7 @@ fn an_authority_a_builder_and_its_agents() {
 fn nothing_outlives_its_authority_and_another_takes_over() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("tls");
-    done(&dir, &["init", "--days", "2"]);
+    done(&dir, &["init", "--days", "1"]);
     let said = says(&dir, &["issue", "--name", "b", "--days", "397"], 0);
     assert!(said.contains("the authority itself ends on") && said.contains("--rotate"), "{said}");
     for (place, fault, left) in standing(&dir, 0) {
@@ -146,6 +146,21 @@ fn nothing_outlives_its_authority_and_another_takes_over() {
     for (place, fault, left) in standing(&dir, 0) {
         assert_eq!((fault, left.as_i64() > Some(300)), (Value::Null, place != "ca/old.pem"), "{place}");
     }
+}
+
+#[test]
+fn a_new_authority_signs_when_the_builder_knows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("tls");
+    fleet(&dir, "3650");
+    let before = (read(&dir, "server/cert.pem"), read(&dir, "client/cert.pem"));
+    done(&dir, &["init", "--rotate"]);
+    assert!(says(&dir, &["renew", "--within", "3650"], 0).contains("a day after it was made"));
+    assert_eq!((read(&dir, "server/cert.pem"), read(&dir, "client/cert.pem")), before);
+    // An `init --rotate` that was cut short.
+    std::fs::copy(dir.join("ca/cert.pem"), dir.join("client/ca.pem")).unwrap();
+    done(&dir, &["renew"]);
+    assert_eq!(read(&dir, "client/ca.pem"), read(&dir, "server/ca.pem"));
 }
 
 #[test]

@@ -146,6 +146,12 @@ fn both_authorities_are_believed_while_one_takes_over() {
     assert_eq!(fault(&trusted, &old.server, now() + DAY * 398), Some(Fault::Ended));
     // Of the same name, and of nobody who is known.
     assert_eq!(fault(&trusted, &fleet().server, now()), Some(Fault::OtherAuthority));
+    let described = describe(&old.server.certificate).unwrap();
+    let waits = |now| trusted.waits(&described, now);
+    assert_eq!((waits(now()), waits(now() + DAY * 2), waits(now() + DAY * 396)), (true, false, false));
+    let theirs = describe(&super::client(&new, "agents", 1, now()).unwrap().certificate).unwrap();
+    let ending = describe(&super::client(&old.authority, "agents", 1, now()).unwrap().certificate).unwrap();
+    assert!(!trusted.waits(&theirs, now()) && !trusted.waits(&ending, now()));
     // Once the old one has ended nobody believes it, nor what it signed.
     let later = now() + DAY * 3649;
     let trusted = Trusted::new(&authority("b", 1, later).unwrap().certificate, &trusted.bundle(), later).unwrap();

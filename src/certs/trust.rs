@@ -3,13 +3,16 @@
 
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{Described, Pair, describe};
 use crate::error::Result;
 
 const END: &str = "-----END CERTIFICATE-----";
+
+/// How long a builder may go on with the authorities that it knows: its timer looks once a day, and may be an hour late.
+const TAKEN_UP: SignedDuration = SignedDuration::from_hours(26);
 
 /// Why a certificate, or an authority, is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -86,6 +89,17 @@ impl Trusted {
     pub fn ends(&self, certificate: &Described) -> Timestamp {
         let signer = self.signer(certificate).map_or(certificate.not_after, |signer| signer.not_after);
         certificate.not_after.min(signer)
+    }
+
+    /// Whether a certificate of a former authority should be left as it is for now: the one that signs is so new that the
+    /// other side may not know it yet. Not if it ends before that is over.
+    #[must_use]
+    pub fn waits(&self, certificate: &Described, now: Timestamp) -> bool {
+        let Some(signing) = self.signing() else { return false };
+        let known = signing.not_before + TAKEN_UP;
+        self.signer(certificate).is_some_and(|signer| signer != signing)
+            && now < known
+            && known < self.ends(certificate)
     }
 
     fn signer(&self, certificate: &Described) -> Option<&Described> {

@@ -29,10 +29,11 @@ pub enum CertsCommand {
     /// Make an authority of your own, once; or, with --rotate, the one that follows it
     #[command(after_help = "Examples:\n  amibake certs init --ssm /builder/tls --region eu-central-1\n  \
         amibake certs init --dir tls\n  amibake certs init --ssm /builder/tls --rotate\n\n\
-        An authority ends like all that it signs, and nothing it signed holds longer. --rotate makes a new one, early\n\
-        enough: both are trusted until the old one ends, so nothing breaks. The builder takes that up within a day, and\n\
-        `certs renew` then replaces what the old one signed. To trust the old one no longer, because its key was stolen:\n\
-        remove all that is kept there, then `certs init` and `certs issue`, and replace the builder.")]
+        An authority ends, and nothing that it signed holds longer. --rotate makes the next one while there is time: both\n\
+        are trusted until the old one ends. The builder takes that up within a day, and `certs renew` then replaces what\n\
+        the old one signed.\n\n\
+        To trust the old one no longer, because its key was stolen: remove all that is kept there, then `certs init` and\n\
+        `certs issue`, and replace the builder.")]
     Init(InitArgs),
     /// Make the builder's certificate for its names, and the agents'
     #[command(after_help = "Example:\n  \
@@ -216,7 +217,7 @@ async fn init(settings: &Settings, args: &InitArgs) -> Result<Exit> {
     }
     if trusted.former().next().is_some() {
         reporter(settings).note(
-            "once the builder has taken this up (within a day), `amibake certs renew --within 3650` has the new one sign all",
+            "in a day, when the builder has taken this up, `amibake certs renew --within 3650` has the new one sign all",
         );
     }
     Ok(Exit::Done)
@@ -260,8 +261,14 @@ async fn renew(settings: &Settings, args: &RenewArgs) -> Result<Exit> {
         let left = certs::days_until(ends, now);
         // What ends with the authority that would sign it again cannot be made to hold longer.
         let longest = trusted.signing().is_some_and(|signing| signing.not_after <= ends);
-        if fault.is_none() && (left > i64::from(args.within) || longest) {
+        let waits = left <= i64::from(args.within) && trusted.waits(&described, now);
+        if fault.is_none() && (left > i64::from(args.within) || longest || waits) {
             talk.note(format!("{about} holds for {}", days(left)));
+            if waits {
+                talk.warn(
+                    "the new authority signs when the builder knows it, a day after it was made: run this again then",
+                );
+            }
             // Who is trusted may have changed: an authority ended, or an `init --rotate` was cut short.
             if place.get(whose, "ca").await?.is_none_or(|there| there != trusted.bundle()) {
                 files.push((whose, "ca", trusted.bundle()));
