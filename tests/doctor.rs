@@ -77,6 +77,13 @@ fn what_is_no_daemon() {
     let (_, checks) = doctor(&["--host", &host(web)]);
     assert!(checks.last().unwrap()["found"].as_str().unwrap().contains("HTTP/1.1 400 Bad Request"), "{checks:#?}");
     assert_eq!(fault(&["--host", &host(web)]), "no-daemon");
+    let noise = listener(|mut stream| {
+        let _ = stream.read(&mut [0; 64]);
+        let _ = stream.write_all(&[0, 1, 2, 255, 254, 253, 0, 0, 0, 0]);
+    });
+    let (_, checks) = doctor(&["--host", &host(noise)]);
+    let found = checks.last().unwrap()["found"].as_str().unwrap();
+    assert!(found.ends_with("it says the bytes 00 01 02 ff fe fd 00 00 00"), "{found}");
 }
 
 #[test]
@@ -107,6 +114,80 @@ fn addresses_that_lead_nowhere() {
     assert_eq!(fault(&["--host", "http://127.0.0.1:1234"]), "address-scheme");
     assert_eq!(fault(&["--host", "tcp://builder.invalid:1234"]), "unknown-host");
     assert_eq!(fault(&["--host", "unix:///nonexistent/buildkitd.sock"]), "connection-refused");
+    assert_eq!(fault(&["--host", ""]), "address-scheme");
+    assert_eq!(fault(&["--host", "tcp://bad host:1"]), "address-scheme");
+    let (_, checks) = doctor(&["--host", "unix:///tmp"]);
+    assert_eq!(checks.last().unwrap()["found"], "/tmp is no socket", "{checks:#?}");
+    let (_, checks) = doctor(&["--host", "tcp://user:s3cretpw@127.0.0.1:1"]);
+    let last = checks.last().unwrap();
+    assert_eq!(
+        (last["fault"].as_str(), last["hint"].as_str()),
+        (Some("address-scheme"), Some("write tcp://127.0.0.1:1"))
+    );
+    assert!(last["found"].as_str().unwrap().contains("no user") && !format!("{checks:?}").contains("s3cretpw"));
+}
+
+/// What an HTTP/2 server begins with: an empty SETTINGS frame.
+const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+/// Begins as a daemon does, and then says nothing more, or hangs up once it was asked something.
+fn begins_and(hangs_up: bool) -> SocketAddr {
+    listener(move |mut stream| {
+        let _ = stream.write_all(SETTINGS);
+        if hangs_up {
+            // The preface with what the client sets, and its question.
+            while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0 && read < 100) {}
+        } else {
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    })
+}
+
+#[test]
+fn a_daemon_that_hangs_is_not_one_that_refuses() {
+    let silent = begins_and(false);
+    assert_eq!(fault(&["--host", &host(silent)]), "no-answer");
+    let ours = Authority::new("ours");
+    let files = ours.client("client");
+    let dir = files.path().to_str().unwrap();
+    for clients in [None, Some(&ours)] {
+        let tls = Tls { authority: &ours, name: "127.0.0.1", days: -1..90, clients, alpn: true };
+        let (code, checks) = doctor(&["--host", &host(in_front_of(silent, &tls)), "--tlsdir", dir]);
+        let last = checks.last().unwrap();
+        assert_eq!((code, last["check"].as_str(), last["fault"].as_str()), (1, Some("daemon"), Some("no-answer")));
+        assert_eq!(last["found"], "no answer within 5 s");
+    }
+    // It never asked for a certificate: what it hangs up on is something else.
+    let everyone = Tls { authority: &ours, name: "127.0.0.1", days: -1..90, clients: None, alpn: true };
+    let address = in_front_of(begins_and(true), &everyone);
+    assert_eq!(fault(&["--host", &host(address), "--tlsdir", dir]), "daemon-error");
+    // One that does, and does not know this client's.
+    let mutual = Tls { clients: Some(&ours), ..everyone };
+    let stranger = Authority::new("theirs").client("client");
+    std::fs::copy(files.path().join("ca.pem"), stranger.path().join("ca.pem")).unwrap();
+    let address = in_front_of(silent, &mutual);
+    assert_eq!(fault(&["--host", &host(address), "--tlsdir", stranger.path().to_str().unwrap()]), "client-certificate");
+}
+
+#[test]
+fn two_authorities_of_one_name() {
+    let (ours, theirs) = (Authority::new("amibake builders"), Authority::new("amibake builders"));
+    let tls = Tls { authority: &ours, name: "127.0.0.1", days: -1..90, clients: None, alpn: true };
+    let (address, files) = (in_front_of(begins_and(false), &tls), theirs.client("client"));
+    let dir = files.path().to_str().unwrap();
+    assert_eq!(fault(&["--host", &host(address), "--tlsdir", dir]), "unknown-authority");
+}
+
+#[test]
+fn the_clients_files_come_before_the_port() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = host(closed);
+    assert_eq!(fault(&["--host", &at, "--tlsdir", "/nonexistent"]), "certificate-file");
+    let (ours, other) = (Authority::new("ours").client("client"), Authority::new("ours").client("client"));
+    std::fs::copy(other.path().join("key.pem"), ours.path().join("key.pem")).unwrap();
+    let (_, checks) = doctor(&["--host", &at, "--tlsdir", ours.path().to_str().unwrap()]);
+    let found = checks.last().unwrap()["found"].as_str().unwrap();
+    assert!(found.contains("cert.pem and key.pem do not go together"), "{checks:#?}");
 }
 
 #[test]
@@ -139,8 +220,30 @@ fn a_log_is_read_instead() {
         (code, json["findings"][0]["fault"].as_str(), json["findings"][0]["line"].as_u64()),
         (1, Some("exporter"), Some(2))
     );
+    assert_eq!(json["healthy"], false);
+    // Nothing known is not the same as nothing wrong.
     std::fs::write(&log, "all is well\n").unwrap();
-    assert_eq!(run(&["--from-log", log.to_str().unwrap()]).0, 0);
+    let (code, json) = run(&["--from-log", log.to_str().unwrap()]);
+    assert_eq!((code, &json["healthy"]), (0, &Value::Null));
+    assert_eq!(run(&["--from-log", log.to_str().unwrap(), "--host", "tcp://b:1"]).0, 2);
+}
+
+#[test]
+fn a_long_log_is_read_from_its_first_line_to_its_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.log");
+    let mut log = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    writeln!(log, "connect: connection refused").unwrap();
+    // Longer than what once was read of it.
+    let line = [&[b'x'; (1 << 20) - 1][..], b"\n"].concat();
+    for _ in 0..65 {
+        log.write_all(&line).unwrap();
+    }
+    writeln!(log, "no space left on device").unwrap();
+    log.into_inner().unwrap();
+    let (code, json) = run(&["--from-log", path.to_str().unwrap()]);
+    let lines: Vec<_> = json["findings"].as_array().unwrap().iter().map(|found| found["line"].as_u64()).collect();
+    assert_eq!((code, lines), (1, vec![Some(1), Some(67)]));
 }
 
 /// The stand-in's buildkitd on a port of its own; ended with the test.
@@ -262,7 +365,7 @@ struct Tls<'a> {
 }
 
 /// TLS in front of a daemon that has none, as the real one does it itself.
-fn in_front_of(daemon: &Daemon, tls: &Tls<'_>) -> SocketAddr {
+fn in_front_of(behind: SocketAddr, tls: &Tls<'_>) -> SocketAddr {
     let (_, certificate, key) = tls.authority.issue(tls.name, tls.days.clone());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
@@ -280,7 +383,7 @@ fn in_front_of(daemon: &Daemon, tls: &Tls<'_>) -> SocketAddr {
     if tls.alpn {
         config.alpn_protocols = vec![b"h2".to_vec()];
     }
-    let (config, behind) = (Arc::new(config), daemon.address);
+    let config = Arc::new(config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
@@ -309,7 +412,7 @@ fn tls_of_every_kind() {
     let dir = files.path().to_str().unwrap();
     let good = || Tls { authority: &ours, name: "127.0.0.1", days: -1..90, clients: Some(&ours), alpn: true };
 
-    let mutual = host(in_front_of(&daemon, &good()));
+    let mutual = host(in_front_of(daemon.address, &good()));
     let (code, checks) = doctor(&["--host", &mutual, "--tlsdir", dir]);
     assert_eq!(code, 0, "{checks:#?}");
     assert!(checks.iter().any(|check| check["check"] == "tls" && check["verdict"] == "fine"), "{checks:#?}");
@@ -323,22 +426,22 @@ fn tls_of_every_kind() {
     let trusting_others = trusting_others.path().to_str().unwrap();
     assert_eq!(fault(&["--host", &mutual, "--tlsdir", trusting_others]), "unknown-authority");
 
-    let named = host(in_front_of(&daemon, &Tls { name: "builder.internal", ..good() }));
+    let named = host(in_front_of(daemon.address, &Tls { name: "builder.internal", ..good() }));
     assert_eq!(fault(&["--host", &named, "--tlsdir", dir]), "certificate-name");
     let (code, checks) = doctor(&["--host", &named, "--tlsdir", dir, "--tls-server-name", "builder.internal"]);
     assert_eq!(code, 0, "{checks:#?}");
 
-    let expired = host(in_front_of(&daemon, &Tls { days: -30..-1, ..good() }));
+    let expired = host(in_front_of(daemon.address, &Tls { days: -30..-1, ..good() }));
     assert_eq!(fault(&["--host", &expired, "--tlsdir", dir]), "certificate-expired");
-    let soon = host(in_front_of(&daemon, &Tls { days: -30..3, ..good() }));
+    let soon = host(in_front_of(daemon.address, &Tls { days: -30..3, ..good() }));
     let (code, checks) = doctor(&["--host", &soon, "--tlsdir", dir]);
     assert_eq!(code, 0);
     assert!(checks.iter().any(|check| check["fault"] == "certificate-expires-soon"), "{checks:#?}");
 
-    let old = host(in_front_of(&daemon, &Tls { alpn: false, ..good() }));
+    let old = host(in_front_of(daemon.address, &Tls { alpn: false, ..good() }));
     assert_eq!(fault(&["--host", &old, "--tlsdir", dir]), "version-skew-tls");
 
-    let open = host(in_front_of(&daemon, &Tls { clients: None, ..good() }));
+    let open = host(in_front_of(daemon.address, &Tls { clients: None, ..good() }));
     let (code, checks) = doctor(&["--host", &open, "--tlsdir", dir]);
     let wrong: Vec<_> = checks.iter().filter(|check| check["verdict"] == "wrong").collect();
     assert_eq!((code, wrong.len(), wrong[0]["fault"].as_str()), (1, 1, Some("lets-everyone-in")), "{checks:#?}");

@@ -1,5 +1,8 @@
 //! Certificates between agents and builder: an authority of one's own, a server's certificate for the builder's names, a
-//! client's for the agents. PURE but for randomness: names and times in, PEM out. Keys are shown nowhere.
+//! client's for the agents. PURE but for randomness: names and times in, PEM out. Keys are shown nowhere. What signs says how
+//! long what it signs may hold; [`trust`] says who is believed while one authority takes over from another.
+
+mod trust;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,16 +13,22 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use serde::Serialize;
-use x509_parser::extensions::GeneralName;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::parse_x509_pem;
 
 use crate::error::{Context as _, Error, Result};
 use crate::release::Sha256;
 
+pub use trust::{Fault, Trusted};
+
 /// How far clocks may differ: a certificate holds from a little before it was made.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Characters that a common name may have (RFC 5280, ub-common-name).
+const COMMON_NAME: usize = 64;
 
 /// A certificate and its key.
 #[derive(Clone)]
@@ -46,6 +55,16 @@ impl Pair {
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// What is wrong with the two of them; `None` if the key is the certificate's.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        let Ok((_, pem)) = parse_x509_pem(self.certificate.as_bytes()) else { return Some(Fault::Unreadable) };
+        let Ok(certificate) = pem.parse_x509() else { return Some(Fault::Unreadable) };
+        let Ok(key) = KeyPair::from_pem(&self.key) else { return Some(Fault::UnreadableKey) };
+        let its_own = *certificate.public_key().subject_public_key.data == *key.public_key_raw();
+        (!its_own).then_some(Fault::OtherKey)
     }
 }
 
@@ -76,22 +95,53 @@ pub struct Described {
     pub not_after: Timestamp,
     /// SHA-256 of its DER.
     pub sha256: Sha256,
+    /// Who it is, as what it signs says: the identifier of its key, or else its whole name.
+    #[serde(skip)]
+    itself: Identity,
+    /// Who signed it, said in the same way.
+    #[serde(skip)]
+    signer: Identity,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    key: Option<Vec<u8>>,
+    name: Vec<u8>,
 }
 
 impl Described {
     /// Whole days that are left; none once it has ended.
     #[must_use]
     pub fn days_left(&self, now: Timestamp) -> i64 {
-        ((self.not_after.as_second() - now.as_second()) / 86_400).max(0)
+        days_until(self.not_after, now)
     }
+
+    /// Whether that authority signed it, by what both say of themselves. Two authorities may have one name: then their
+    /// keys decide.
+    fn says_it_is_of(&self, authority: &Self) -> bool {
+        match (&self.signer.key, &authority.itself.key) {
+            (Some(signer), Some(authority)) => signer == authority,
+            _ => self.signer.name == authority.itself.name,
+        }
+    }
+}
+
+/// Whole days until `end`; none once it is over.
+#[must_use]
+pub fn days_until(end: Timestamp, now: Timestamp) -> i64 {
+    ((end.as_second() - now.as_second()) / 86_400).max(0)
 }
 
 /// An authority that signs servers and clients, and no other authority.
 ///
 /// # Errors
-/// Exit 4 when the system has no randomness.
+/// Exit 2 for what cannot be a name, exit 4 when the system has no randomness.
 pub fn authority(name: &str, days: u32, now: Timestamp) -> Result<Pair> {
-    let mut params = params(name, days, now);
+    if name.trim().is_empty() || name.chars().count() > COMMON_NAME || name.chars().any(char::is_control) {
+        return Err(Error::usage(format!("`{}` cannot be the name of an authority", name.escape_debug()))
+            .with_hint(format!("one line of 1 to {COMMON_NAME} characters")));
+    }
+    let mut params = params(name, end(days, now), now);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = new_key()?;
@@ -99,25 +149,30 @@ pub fn authority(name: &str, days: u32, now: Timestamp) -> Result<Pair> {
     Ok(Pair { certificate: made.pem(), key: key.serialize_pem() })
 }
 
-/// The builder's certificate for `names`: host names, `*.` before one, and addresses.
+/// The builder's certificate for `names`: host names, `*.` before one, and addresses. It ends with its authority, if
+/// `days` are more.
 ///
 /// # Errors
-/// Exit 2 for what is no name, or an authority that cannot sign.
+/// Exit 2 for what is no name, or an authority that cannot sign or has ended.
 pub fn server(authority: &Pair, names: &[String], days: u32, now: Timestamp) -> Result<Pair> {
-    let [first, ..] = names else { return Err(Error::usage("a builder's certificate needs a name")) };
-    let mut params = params(first, days, now);
+    if names.is_empty() {
+        return Err(Error::usage("a builder's certificate needs a name"));
+    }
+    // Its names are those below; this one is for people, and may not be as long as a host's.
+    let fits = names.iter().find(|name| name.len() <= COMMON_NAME);
+    let mut params = params(fits.map_or("builder", String::as_str), end_below(authority, days, now)?, now);
     params.subject_alt_names = names.iter().map(|name| alternative(name)).collect::<Result<_>>()?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     signed(authority, params)
 }
 
-/// The agents' certificate.
+/// The agents' certificate. It ends with its authority, if `days` are more.
 ///
 /// # Errors
-/// Exit 2 for an authority that cannot sign.
+/// Exit 2 for an authority that cannot sign or has ended.
 pub fn client(authority: &Pair, name: &str, days: u32, now: Timestamp) -> Result<Pair> {
-    let mut params = params(name, days, now);
+    let mut params = params(name, end_below(authority, days, now)?, now);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     signed(authority, params)
@@ -148,6 +203,23 @@ pub fn describe(pem: &str) -> Result<Described> {
         not_before: time(certificate.validity().not_before)?,
         not_after: time(certificate.validity().not_after)?,
         sha256: Sha256::of(&pem.contents),
+        itself: Identity { key: own_key(&certificate), name: certificate.subject().as_raw().to_vec() },
+        signer: Identity { key: signers_key(&certificate), name: certificate.issuer().as_raw().to_vec() },
+    })
+}
+
+/// The identifiers of keys (RFC 5280, 4.2.1.1 and 4.2.1.2).
+fn own_key(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0.to_vec()),
+        _ => None,
+    })
+}
+
+fn signers_key(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|key| key.0.to_vec()),
+        _ => None,
     })
 }
 
@@ -177,12 +249,12 @@ fn alternative(name: &str) -> Result<SanType> {
     let fits = plain.len() <= 253 && plain.split('.').all(label);
     match name.try_into() {
         Ok(text) if fits => Ok(SanType::DnsName(text)),
-        _ => Err(Error::usage(format!("`{}` is no host name and no address", crate::report::clean(name)))
+        _ => Err(Error::usage(format!("`{}` is no host name and no address", name.escape_debug()))
             .with_hint("builder.ci.internal, 10.0.1.7")),
     }
 }
 
-fn params(name: &str, days: u32, now: Timestamp) -> CertificateParams {
+fn params(name: &str, until: Timestamp, now: Timestamp) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -190,17 +262,41 @@ fn params(name: &str, days: u32, now: Timestamp) -> CertificateParams {
     let since = |at: Timestamp| Duration::from_secs(u64::try_from(at.as_second()).unwrap_or(0));
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + since(now - SKEW);
-    params.not_after = epoch + since(now + DAY * i32::try_from(days).unwrap_or(i32::MAX / 100_000));
+    params.not_after = epoch + since(until);
     params
 }
 
+/// When what holds for `days` from now on is over.
+#[must_use]
+pub fn end(days: u32, now: Timestamp) -> Timestamp {
+    now + DAY * i32::try_from(days).unwrap_or(i32::MAX / 100_000)
+}
+
+/// The same for what `authority` signs: nobody accepts it any longer than its authority.
+///
+/// Also where an authority is refused that cannot sign. One with another's key would sign without a word, and what was good
+/// before would be replaced by what nobody accepts.
+fn end_below(authority: &Pair, days: u32, now: Timestamp) -> Result<Timestamp> {
+    let described = describe(&authority.certificate).or_usage(unusable)?;
+    if let Some(fault) = authority.fault() {
+        return Err(Error::usage(format!("{}: {fault}", unusable())));
+    }
+    if described.not_after <= now {
+        return Err(Error::usage(format!("{}: {}", unusable(), Fault::Ended)));
+    }
+    Ok(end(days, now).min(described.not_after))
+}
+
 fn signed(authority: &Pair, params: CertificateParams) -> Result<Pair> {
-    let unusable = || "the authority cannot sign".to_owned();
     let key = KeyPair::from_pem(&authority.key).or_usage(unusable)?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, key).or_usage(unusable)?;
     let key = new_key()?;
     let made = params.signed_by(&key, &issuer).or_host(cannot)?;
     Ok(Pair { certificate: made.pem(), key: key.serialize_pem() })
+}
+
+fn unusable() -> String {
+    "the authority cannot sign".to_owned()
 }
 
 fn new_key() -> Result<KeyPair> {

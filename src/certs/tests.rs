@@ -116,6 +116,59 @@ fn a_certificate_says_what_it_is_for_and_how_long() {
 }
 
 #[test]
+fn nothing_outlives_its_authority() {
+    let authority = authority("builders", 10, now()).unwrap();
+    let end = describe(&authority.certificate).unwrap().not_after;
+    let server = server(&authority, &names(&["b"]), 397, now()).unwrap();
+    let client = super::client(&authority, "agents", 397, now()).unwrap();
+    for pair in [&server, &client] {
+        assert_eq!(describe(&pair.certificate).unwrap().not_after, end);
+    }
+    let short = super::client(&authority, "agents", 3, now()).unwrap();
+    assert!(describe(&short.certificate).unwrap().not_after < end);
+    let later = end + SignedDuration::from_secs(1);
+    assert_eq!(super::client(&authority, "agents", 1, later).unwrap_err().exit(), Exit::Usage);
+}
+
+#[test]
+fn both_authorities_are_believed_while_one_takes_over() {
+    let (old, new) = (fleet(), authority("builders", 3650, now()).unwrap());
+    let trusted = Trusted::new(&new.certificate, &old.authority.certificate, now()).unwrap();
+    assert_eq!(trusted.bundle(), format!("{}{}", new.certificate, old.authority.certificate));
+    assert_eq!((trusted.former().count(), trusted.signing().unwrap().purpose), (1, Purpose::Authority));
+    let fault = |trusted: &Trusted, pair: &Pair, now| trusted.fault(&pair.certificate, Some(pair.key()), now);
+    assert_eq!(fault(&trusted, &old.server, now()), None);
+    assert_eq!(fault(&trusted, &super::client(&new, "agents", 1, now()).unwrap(), now()), None);
+    assert_eq!(trusted.fault(&old.server.certificate, None, now()), Some(Fault::NoKey));
+    assert_eq!(trusted.fault(&old.server.certificate, Some(old.client.key()), now()), Some(Fault::OtherKey));
+    assert_eq!(trusted.fault(&old.server.certificate, Some("x"), now()), Some(Fault::UnreadableKey));
+    assert_eq!(trusted.fault("x", None, now()), Some(Fault::Unreadable));
+    assert_eq!(fault(&trusted, &old.server, now() + DAY * 398), Some(Fault::Ended));
+    // Of the same name, and of nobody who is known.
+    assert_eq!(fault(&trusted, &fleet().server, now()), Some(Fault::OtherAuthority));
+    let described = describe(&old.server.certificate).unwrap();
+    let waits = |now| trusted.waits(&described, now);
+    assert_eq!((waits(now()), waits(now() + DAY * 2), waits(now() + DAY * 396)), (true, false, false));
+    let theirs = describe(&super::client(&new, "agents", 1, now()).unwrap().certificate).unwrap();
+    let ending = describe(&super::client(&old.authority, "agents", 1, now()).unwrap().certificate).unwrap();
+    assert!(!trusted.waits(&theirs, now()) && !trusted.waits(&ending, now()));
+    // Once the old one has ended nobody believes it, nor what it signed.
+    let later = now() + DAY * 3649;
+    let trusted = Trusted::new(&authority("b", 1, later).unwrap().certificate, &trusted.bundle(), later).unwrap();
+    assert_eq!(trusted.former().count(), 2);
+    let later = later + DAY * 2;
+    assert_eq!(Trusted::new(&new.certificate, &trusted.bundle(), later).unwrap().former().count(), 0);
+}
+
+#[test]
+fn the_key_of_another_signs_nothing() {
+    let (ours, theirs) = (fleet(), fleet());
+    let mixed = Pair::of(ours.authority.certificate.clone(), theirs.authority.key().to_owned());
+    assert_eq!((ours.authority.fault(), mixed.fault()), (None, Some(Fault::OtherKey)));
+    assert_eq!(super::client(&mixed, "agents", 1, now()).unwrap_err().exit(), Exit::Usage);
+}
+
+#[test]
 fn what_is_no_name_and_what_is_no_authority_is_refused() {
     let Fleet { authority, client, .. } = fleet();
     for bad in ["", "a b", "-a", "a..b", "tcp://b", "b:1234", "*", "é", "a.*.b"] {
@@ -123,6 +176,13 @@ fn what_is_no_name_and_what_is_no_authority_is_refused() {
     }
     server(&authority, &names(&["*.ci.internal", "fd00::1"]), 1, now()).unwrap();
     assert!(server(&authority, &[], 1, now()).is_err());
+    // Longer than a common name may be, and a host's name all the same.
+    let long = format!("{}.internal", "b".repeat(60));
+    let made = describe(&server(&authority, &names(&[&long]), 1, now()).unwrap().certificate).unwrap();
+    assert_eq!((made.names, made.subject.as_str()), (vec![long], "builder"));
+    for bad in ["", " ", "a\nb", &"n".repeat(65)] {
+        assert_eq!(super::authority(bad, 1, now()).unwrap_err().exit(), Exit::Usage, "{bad:?}");
+    }
     let broken = Pair::of(authority.certificate.clone(), "no key".to_owned());
     assert!(super::client(&broken, "agents", 1, now()).is_err());
     assert!(!format!("{client:?}").contains("PRIVATE"));

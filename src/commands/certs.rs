@@ -1,17 +1,18 @@
 //! `amibake certs`.
 
+mod place;
+
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use self::place::{Kept, Place, kept};
 use super::releases::reporter;
 use crate::catalog::{Finding, Standing};
-use crate::certs::{self, Described, Pair, Purpose};
+use crate::certs::{self, Described, Fault, Pair, Purpose, Trusted};
 use crate::cli::Settings;
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::provider::aws::{Account, Aws};
@@ -25,30 +26,45 @@ const CLIENT: &str = "client";
 /// `amibake certs`.
 #[derive(Debug, Subcommand)]
 pub enum CertsCommand {
-    /// Make an authority of your own, once
-    #[command(after_help = "Example:\n  amibake certs init --ssm /builder/tls --region eu-central-1")]
+    /// Make an authority of your own, once; or, with --rotate, the one that follows it
+    #[command(after_help = "Examples:\n  amibake certs init --ssm /builder/tls --region eu-central-1\n  \
+        amibake certs init --dir tls\n  amibake certs init --ssm /builder/tls --rotate\n\n\
+        An authority ends, and nothing that it signed holds longer. --rotate makes the next one while there is time: both\n\
+        are trusted until the old one ends. The builder takes that up within a day, and `certs renew` then replaces what\n\
+        the old one signed.\n\n\
+        To trust the old one no longer, because its key was stolen: remove all that is kept there, then `certs init` and\n\
+        `certs issue`, and replace the builder.")]
     Init(InitArgs),
     /// Make the builder's certificate for its names, and the agents'
     #[command(after_help = "Example:\n  \
-        amibake certs issue --ssm /builder/tls --name builder.ci.internal --name 10.0.1.7\n\n\
+        amibake certs issue --ssm /builder/tls --name builder.ci.internal --name 10.0.1.7\n  \
+        amibake certs issue --dir tls --name localhost\n\n\
+        None holds longer than the authority.\n\
         One that is there is replaced only with --force: whoever holds it would be locked out.")]
     Issue(IssueArgs),
     /// Make anew what ends soon, with the names that it has
-    #[command(after_help = "Example:\n  amibake certs renew --ssm /builder/tls --within 30")]
+    #[command(after_help = "Examples:\n  amibake certs renew --ssm /builder/tls --within 30\n  \
+        amibake certs renew --dir tls\n\n\
+        Also what has no key of its own beside it, or is of no authority that is here. Says when the authority itself\n\
+        ends soon: `certs init --rotate` makes the one that follows it.")]
     Renew(RenewArgs),
     /// Say what is there and when it ends
-    #[command(after_help = "Example:\n  amibake certs show --ssm /builder/tls --json")]
+    #[command(
+        after_help = "Examples:\n  amibake certs show --ssm /builder/tls --json\n  amibake certs show --dir tls\n\n\
+        In a folder the keys are looked at, too. Exit status 1 if one of them is of no use, and why."
+    )]
     Show(ShowArgs),
 }
 
 /// Where certificates and keys are kept: never in an image, a log or a plan.
 #[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("place").args(["ssm", "dir"]).required(true))]
 pub struct PlaceArgs {
     /// SSM parameters below this prefix; keys as SecureStrings
-    #[arg(long, value_name = "PREFIX", required_unless_present = "dir")]
+    #[arg(long, value_name = "PREFIX")]
     ssm: Option<String>,
     /// A folder on this machine
-    #[arg(long, value_name = "DIR", conflicts_with = "ssm")]
+    #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// AWS region [default: as the AWS CLI finds it]
     #[arg(long, value_name = "REGION", help_heading = "AWS")]
@@ -72,6 +88,9 @@ pub struct InitArgs {
     /// Days that it holds
     #[arg(long, value_name = "DAYS", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     days: u32,
+    /// Make the one that follows the one that is there
+    #[arg(long)]
+    rotate: bool,
 }
 
 /// `amibake certs issue`.
@@ -113,14 +132,8 @@ pub struct ShowArgs {
     pub(crate) json: bool,
 }
 
-/// Where they are.
-enum Place {
-    Dir(PathBuf),
-    Ssm { aws: Box<Aws>, prefix: String, key: Option<String> },
-}
-
 /// A certificate that has no more days left than this is to be renewed.
-const SOON: i64 = 30;
+const SOON: u32 = 30;
 
 /// How long the certificates below an SSM prefix hold: for `check`.
 pub(super) async fn standing(settings: &Settings, prefix: &str, account: &Account) -> Result<Vec<Finding>> {
@@ -130,13 +143,12 @@ pub(super) async fn standing(settings: &Settings, prefix: &str, account: &Accoun
     let mut findings = Vec::new();
     for whose in [CA, SERVER, CLIENT] {
         let about = place.shown(whose, "cert");
-        findings.push(match place.get(whose, "cert").await? {
+        findings.push(match place.described(whose).await? {
             None => Finding::new(&about, "certificate", Standing::OutOfDate, "there is none"),
-            Some(pem) => {
-                let described = certs::describe(&pem)?;
-                let standing = if described.days_left(now) > SOON { Standing::Current } else { Standing::OutOfDate };
-                let until = described.not_after.strftime("%Y-%m-%d");
-                Finding::new(&about, "certificate", standing, format!("holds until {until}"))
+            Some(described) => {
+                let standing =
+                    if described.days_left(now) > i64::from(SOON) { Standing::Current } else { Standing::OutOfDate };
+                Finding::new(&about, "certificate", standing, format!("holds until {}", date(described.not_after)))
             }
         });
     }
@@ -158,76 +170,6 @@ impl PlaceArgs {
     }
 }
 
-impl Place {
-    fn shown(&self, whose: &str, what: &str) -> String {
-        match self {
-            Place::Dir(dir) => dir.join(whose).join(format!("{what}.pem")).display().to_string(),
-            Place::Ssm { prefix, .. } => format!("{prefix}/{whose}/{what}"),
-        }
-    }
-
-    async fn get(&self, whose: &str, what: &str) -> Result<Option<String>> {
-        match self {
-            Place::Dir(_) => {
-                let path = self.shown(whose, what);
-                match fs::read_to_string(&path) {
-                    Ok(text) => Ok(Some(text)),
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                    Err(error) => Err(error).or_host(|| format!("cannot read {path}")),
-                }
-            }
-            Place::Ssm { aws, .. } => aws.secret(&self.shown(whose, what)).await,
-        }
-    }
-
-    /// Keeps it: a key for its owner's eyes alone.
-    async fn put(&self, whose: &str, what: &str, text: &str) -> Result<()> {
-        match self {
-            Place::Dir(dir) => {
-                let path = self.shown(whose, what);
-                let put = || -> std::io::Result<()> {
-                    let folder = dir.join(whose);
-                    fs::create_dir_all(&folder)?;
-                    // Private from its first byte on; certificates are for everybody.
-                    let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-                    file.write_all(text.as_bytes())?;
-                    let mode = if what == "key" { 0o600 } else { 0o644 };
-                    file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-                    file.as_file().sync_all()?;
-                    file.persist(&path)?;
-                    Ok(())
-                };
-                put().or_host(|| format!("cannot write {path}"))
-            }
-            Place::Ssm { aws, key, .. } => aws.put_secret(&self.shown(whose, what), text, key.as_deref()).await,
-        }
-    }
-
-    async fn pair(&self, whose: &str) -> Result<Option<Pair>> {
-        Ok(match (self.get(whose, "cert").await?, self.get(whose, "key").await?) {
-            (Some(certificate), Some(key)) => Some(Pair::of(certificate, key)),
-            _ => None,
-        })
-    }
-
-    async fn authority(&self) -> Result<Pair> {
-        self.pair(CA).await?.ok_or_else(|| {
-            Error::usage(format!("there is no authority at {}", self.shown(CA, "cert")))
-                .with_hint("`amibake certs init` makes one")
-        })
-    }
-
-    /// The key first: a certificate without its key is of no use, the other way round a new one can be made.
-    async fn keep(&self, whose: &str, pair: &Pair, authority: &Pair) -> Result<()> {
-        self.put(whose, "key", pair.key()).await?;
-        self.put(whose, "cert", &pair.certificate).await?;
-        if whose != CA {
-            self.put(whose, "ca", &authority.certificate).await?;
-        }
-        Ok(())
-    }
-}
-
 pub(crate) fn run(settings: &Settings, command: &CertsCommand) -> Result<Exit> {
     super::block_on(async {
         match command {
@@ -240,116 +182,265 @@ pub(crate) fn run(settings: &Settings, command: &CertsCommand) -> Result<Exit> {
 }
 
 async fn init(settings: &Settings, args: &InitArgs) -> Result<Exit> {
-    let place = args.place.open(settings).await?;
-    if place.get(CA, "cert").await?.is_some() || place.get(CA, "key").await?.is_some() {
-        return Err(Error::usage(format!("there is an authority already at {}", place.shown(CA, "cert")))
-            .with_hint("everything that it signed would be worth nothing: remove it by hand if you mean it"));
+    let (place, now) = (args.place.open(settings).await?, Timestamp::now());
+    let authority = certs::authority(&args.name, args.days, now)?;
+    if let Place::Dir(dir) = &place {
+        fs::create_dir_all(dir).or_host(|| format!("cannot make {}", dir.display()))?;
     }
-    let authority = certs::authority(&args.name, args.days, Timestamp::now())?;
-    place.keep(CA, &authority, &authority).await?;
-    tell(settings, &place, CA, &authority)
+    let _alone = place.alone().await?;
+    for what in ["cert", "key"] {
+        if !args.rotate && place.get(CA, what).await?.is_some() {
+            return Err(Error::usage(format!("there is an authority already at {}", place.shown(CA, what))).with_hint(
+                "--rotate makes the one that follows it: what this one signed stays good until it is replaced or ends",
+            ));
+        }
+    }
+    let former = place.trusted(now).await?.map(|trusted| trusted.bundle()).unwrap_or_default();
+    let trusted = Trusted::new(&authority.certificate, &former, now)?;
+    // Who is to trust the new one comes first, and its key last but for what it belongs to.
+    let mut files = Vec::new();
+    for whose in [SERVER, CLIENT] {
+        if place.get(whose, "cert").await?.is_some() {
+            files.push((whose, "ca", trusted.bundle()));
+        }
+    }
+    if !former.is_empty() {
+        files.push((CA, "old", former));
+    }
+    files.push((CA, "key", authority.key().to_owned()));
+    files.push((CA, "cert", authority.certificate.clone()));
+    place.keep(&files).await?;
+    tell(settings, &place, CA, &authority)?;
+    for former in trusted.former() {
+        let until = date(former.not_after);
+        reporter(settings).note(format!("`{}` before it is trusted until {until}", report::clean(&former.subject)));
+    }
+    if trusted.former().next().is_some() {
+        reporter(settings).note(
+            "in a day, when the builder has taken this up, `amibake certs renew --within 3650` has the new one sign all",
+        );
+    }
+    Ok(Exit::Done)
 }
 
 async fn issue(settings: &Settings, args: &IssueArgs) -> Result<Exit> {
-    let place = args.place.open(settings).await?;
-    let authority = place.authority().await?;
+    let (place, now) = (args.place.open(settings).await?, Timestamp::now());
+    let _alone = place.alone().await?;
+    let (authority, trusted) = place.authority(now).await?;
     for whose in [SERVER, CLIENT] {
         if !args.force && place.get(whose, "cert").await?.is_some() {
             return Err(Error::usage(format!("there is one already at {}", place.shown(whose, "cert")))
                 .with_hint("`amibake certs renew` makes what ends soon anew; --force replaces it now"));
         }
     }
-    let now = Timestamp::now();
     let server = certs::server(&authority, &args.name, args.days, now)?;
     let client = certs::client(&authority, "agents", args.days, now)?;
-    for (whose, pair) in [(SERVER, &server), (CLIENT, &client)] {
-        place.keep(whose, pair, &authority).await?;
+    let pairs = [(SERVER, &server), (CLIENT, &client)];
+    let files: Vec<Kept> = pairs.iter().flat_map(|(whose, pair)| kept(whose, pair, &trusted)).collect();
+    place.keep(&files).await?;
+    for (whose, pair) in pairs {
         tell(settings, &place, whose, pair)?;
     }
+    warn_of_its_end(settings, &trusted, args.days, now);
     Ok(Exit::Done)
 }
 
 async fn renew(settings: &Settings, args: &RenewArgs) -> Result<Exit> {
-    let place = args.place.open(settings).await?;
-    let (authority, now) = (place.authority().await?, Timestamp::now());
-    let ours = certs::describe(&authority.certificate)?;
-    let mut any = false;
+    let (place, now, talk) = (args.place.open(settings).await?, Timestamp::now(), reporter(settings));
+    let _alone = place.alone().await?;
+    let (authority, trusted) = place.authority(now).await?;
+    let (mut files, mut made): (Vec<Kept>, Vec<(&'static str, Pair)>) = (Vec::new(), Vec::new());
     for whose in [SERVER, CLIENT] {
-        let Some(pem) = place.get(whose, "cert").await? else { continue };
-        let described = certs::describe(&pem)?;
-        if described.days_left(now) > i64::from(args.within) {
-            reporter(settings).note(format!(
-                "{} holds for {} days",
-                place.shown(whose, "cert"),
-                described.days_left(now)
-            ));
+        let about = place.shown(whose, "cert");
+        let (Some(described), Some(pem)) = (place.described(whose).await?, place.get(whose, "cert").await?) else {
+            talk.warn(format!("{about} is not there: `amibake certs issue --force` makes all of them"));
             continue;
+        };
+        let fault = trusted.fault(&pem, place.get(whose, "key").await?.as_deref(), now);
+        let ends = trusted.ends(&described);
+        let left = certs::days_until(ends, now);
+        // What ends with the authority that would sign it again cannot be made to hold longer.
+        let longest = trusted.signing().is_some_and(|signing| signing.not_after <= ends);
+        let waits = left <= i64::from(args.within) && trusted.waits(&described, now);
+        if fault.is_none() && (left > i64::from(args.within) || longest || waits) {
+            talk.note(format!("{about} holds for {}", days(left)));
+            if waits {
+                talk.warn(
+                    "the new authority signs when the builder knows it, a day after it was made: run this again then",
+                );
+            }
+            // Who is trusted may have changed: an authority ended, or an `init --rotate` was cut short.
+            if place.get(whose, "ca").await?.is_none_or(|there| there != trusted.bundle()) {
+                files.push((whose, "ca", trusted.bundle()));
+            }
+            continue;
+        }
+        if let Some(fault) = fault.filter(|fault| *fault != Fault::Ended) {
+            talk.warn(format!("{about}: {fault}: making it anew"));
         }
         let pair = match described.purpose {
             Purpose::Server => certs::server(&authority, &described.names, args.days, now)?,
             _ => certs::client(&authority, &described.subject, args.days, now)?,
         };
-        place.keep(whose, &pair, &authority).await?;
-        tell(settings, &place, whose, &pair)?;
-        any = true;
+        files.extend(kept(whose, &pair, &trusted));
+        made.push((whose, pair));
     }
-    if !any {
-        reporter(settings).note("nothing ends soon");
+    place.keep(&files).await?;
+    for (whose, pair) in &made {
+        tell(settings, &place, whose, pair)?;
     }
-    if ours.days_left(now) <= i64::from(args.days) {
-        let left = ours.days_left(now);
-        reporter(settings)
-            .warn(format!("the authority itself holds for {left} days: what it signs does not outlive it"));
+    if made.is_empty() {
+        talk.note("nothing was made anew");
     }
+    warn_of_its_end(settings, &trusted, args.days.max(SOON), now);
     Ok(Exit::Done)
 }
 
 fn tell(settings: &Settings, place: &Place, whose: &str, pair: &Pair) -> Result<Exit> {
     let described = certs::describe(&pair.certificate)?;
-    let until = described.not_after.strftime("%Y-%m-%d");
-    reporter(settings).note(format!("{} holds until {until}", place.shown(whose, "cert")));
+    reporter(settings).note(format!("{} holds until {}", place.shown(whose, "cert"), date(described.not_after)));
     Ok(Exit::Done)
 }
 
-async fn show(settings: &Settings, args: &ShowArgs) -> Result<Exit> {
-    let place = args.place.open(settings).await?;
-    let now = Timestamp::now();
-    let mut found: Vec<(String, Described)> = Vec::new();
-    for whose in [CA, SERVER, CLIENT] {
-        if let Some(pem) = place.get(whose, "cert").await? {
-            found.push((place.shown(whose, "cert"), certs::describe(&pem)?));
+/// When what is asked to hold for `asked` days cannot, because the authority ends before.
+fn warn_of_its_end(settings: &Settings, trusted: &Trusted, asked: u32, now: Timestamp) {
+    let Some(signing) = trusted.signing() else { return };
+    let left = signing.days_left(now);
+    // Made on one day for the same time, an authority ends before what it signs by the moments in between.
+    if left + 1 < i64::from(asked) {
+        let until = date(signing.not_after);
+        reporter(settings).warn(format!(
+            "the authority itself ends on {until}, in {}, and with it all that it signs: `amibake certs init --rotate` makes \
+             the one that follows it",
+            days(left)
+        ));
+    }
+}
+
+fn days(count: i64) -> String {
+    if count == 1 { "1 day".to_owned() } else { format!("{count} days") }
+}
+
+fn date(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d").to_string()
+}
+
+/// A certificate that is there, and what is wrong with it.
+struct Held {
+    place: String,
+    /// None of one that cannot be read.
+    described: Option<Described>,
+    /// When nobody accepts it any more.
+    ends: Option<Timestamp>,
+    fault: Option<Fault>,
+}
+
+impl Held {
+    fn json(&self, now: Timestamp) -> Value {
+        let mut json = self.described.as_ref().map_or_else(|| json!({}), |described| json!(described));
+        json["place"] = self.place.clone().into();
+        json["ends"] = json!(self.ends);
+        json["days_left"] = json!(self.ends.map(|ends| certs::days_until(ends, now)));
+        json["fault"] = json!(self.fault);
+        json
+    }
+
+    fn row(&self, now: Timestamp) -> [String; 5] {
+        let (Some(described), Some(ends)) = (&self.described, self.ends) else {
+            return [self.place.clone(), "?".to_owned(), String::new(), String::new(), "DAMAGED".to_owned()];
+        };
+        let purpose = match described.purpose {
+            Purpose::Authority => "authority",
+            Purpose::Server => "builder",
+            Purpose::Client => "agents",
+        };
+        let names = if described.names.is_empty() { described.subject.clone() } else { described.names.join(" ") };
+        let left = match certs::days_until(ends, now) {
+            _ if ends <= now => "ENDED".to_owned(),
+            0 => "< 1".to_owned(),
+            days => days.to_string(),
+        };
+        [self.place.clone(), purpose.to_owned(), report::clean(&names), date(ends), left]
+    }
+}
+
+impl Place {
+    async fn held(&self, trusted: &Trusted, now: Timestamp) -> Result<Vec<Held>> {
+        let mut all = Vec::new();
+        for whose in [CA, SERVER, CLIENT] {
+            let place = self.shown(whose, "cert");
+            if let Some(pem) = self.get(whose, "cert").await? {
+                let described = certs::describe(&pem).ok();
+                let ends = described.as_ref().map(|described| trusted.ends(described));
+                let fault = self.fault(whose, &pem, described.as_ref(), trusted, now).await;
+                all.push(Held { place, described, ends, fault });
+            }
+            if whose == CA {
+                all.extend(trusted.former().map(|former| Held {
+                    place: self.shown(CA, "old"),
+                    described: Some(former.clone()),
+                    ends: Some(former.not_after),
+                    fault: None,
+                }));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Keys are looked at in a folder only, and where this user may: who looks at parameters needs no right to read keys.
+    async fn fault(
+        &self,
+        whose: &str,
+        pem: &str,
+        described: Option<&Described>,
+        trusted: &Trusted,
+        now: Timestamp,
+    ) -> Option<Fault> {
+        let Some(described) = described else { return Some(Fault::Unreadable) };
+        let key = match self {
+            Place::Dir(_) => self.get(whose, "key").await.ok(),
+            Place::Ssm { .. } => None,
+        };
+        let trusted = if whose == CA { &Trusted::default() } else { trusted };
+        match key {
+            Some(key) => trusted.fault(pem, key.as_deref(), now),
+            None => trusted.fault_of(described, now),
         }
     }
+}
+
+async fn show(settings: &Settings, args: &ShowArgs) -> Result<Exit> {
+    let (place, now, talk) = (args.place.open(settings).await?, Timestamp::now(), reporter(settings));
+    // Of a damaged authority nothing can be said but that: the others are looked at all the same.
+    let trusted = place.trusted(now).await.ok().flatten().unwrap_or_default();
+    let held = place.held(&trusted, now).await?;
     if args.json {
-        let found: Vec<Value> = found
-            .iter()
-            .map(|(place, described)| {
-                let mut json = json!(described);
-                json["place"] = place.clone().into();
-                json["days_left"] = described.days_left(now).into();
-                json
-            })
-            .collect();
-        report::print_json(&json!({ "certificates": found }));
-    } else if found.is_empty() {
-        reporter(settings).note("there is none: `amibake certs init` makes an authority");
+        let all: Vec<Value> = held.iter().map(|held| held.json(now)).collect();
+        report::print_json(&json!({ "certificates": all }));
+    } else if held.is_empty() {
+        talk.note("there is none: `amibake certs init` makes an authority");
     } else {
         let heading = ["CERTIFICATE", "FOR", "NAMES", "UNTIL", "DAYS LEFT"].map(str::to_owned);
-        let rows = found.iter().map(|(place, described)| {
-            let purpose = match described.purpose {
-                Purpose::Authority => "authority",
-                Purpose::Server => "builder",
-                Purpose::Client => "agents",
-            };
-            let names = if described.names.is_empty() { described.subject.clone() } else { described.names.join(" ") };
-            let left = match described.days_left(now) {
-                0 => "ENDED".to_owned(),
-                days => days.to_string(),
-            };
-            let until = described.not_after.strftime("%Y-%m-%d").to_string();
-            [place.clone(), purpose.to_owned(), report::clean(&names), until, left]
-        });
+        let rows = held.iter().map(|held| held.row(now));
         report::print(&report::table(&std::iter::once(heading).chain(rows).collect::<Vec<_>>()));
     }
-    Ok(Exit::Done)
+    for Held { place, described, ends, fault } in &held {
+        if let Some(fault) = fault {
+            talk.warn(format!("{place}: {fault}"));
+        }
+        match (described, ends) {
+            (Some(described), Some(ends)) if *ends < described.not_after => {
+                let own = date(described.not_after);
+                talk.warn(format!("{place} says {own}, and ends with its authority on {}", date(*ends)));
+            }
+            _ => {}
+        }
+    }
+    if let Some(signing) = trusted.signing()
+        && signing.days_left(now) <= i64::from(SOON)
+    {
+        let left = days(signing.days_left(now));
+        talk.warn(format!("the authority ends in {left}: `amibake certs init --rotate` makes the one that follows it"));
+    }
+    Ok(if held.iter().any(|held| held.fault.is_some()) { Exit::Failed } else { Exit::Done })
 }

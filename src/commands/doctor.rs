@@ -1,6 +1,5 @@
 //! `amibake doctor`.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,8 +19,6 @@ use crate::provider::aws::Aws;
 use crate::release::Lock;
 use crate::report;
 
-/// A log that is longer is read from its end.
-const LOG_BYTES: u64 = 64 << 20;
 /// How long `buildctl --version` may take.
 const ANSWERS: Duration = Duration::from_secs(10);
 
@@ -37,7 +34,8 @@ pub struct DoctorArgs {
     /// Name in the daemon's certificate, where it is not the one in the address
     #[arg(long, value_name = "NAME", requires = "tlsdir")]
     tls_server_name: Option<String>,
-    /// Read the log of a failed job instead; - for standard input
+    /// Read the log of a failed job instead; - for standard input. Exit status 0 says that it holds no fault that is known,
+    /// not that all is well
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tlsdir", "tls_server_name"])]
     from_log: Option<PathBuf>,
     /// Ask AWS too: the builder's instance, security groups, routes, network ACLs and images, and by Systems Manager its
@@ -63,15 +61,21 @@ pub struct DoctorArgs {
 
 pub(crate) fn run(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
     match &args.from_log {
-        Some(path) => from_log(path, args.json),
+        Some(path) => from_log(path, args),
         None => live(settings, args),
     }
 }
 
-fn from_log(path: &Path, json: bool) -> Result<Exit> {
-    let findings = doctor::read_log(&tail(path)?);
-    if json {
-        report::print_json(&json!({ "healthy": findings.is_empty(), "findings": findings }));
+fn from_log(path: &Path, args: &DoctorArgs) -> Result<Exit> {
+    // What the job's environment says is no wish of the user's, and clap does not tell the two apart.
+    if args.host.as_ref().is_some_and(|host| std::env::var("BUILDKIT_HOST").as_ref() != Ok(host)) {
+        return Err(Error::usage("--from-log reads a log, and asks no --host").with_hint("leave one of the two out"));
+    }
+    let findings = read(path)?;
+    if args.json {
+        // A log that tells of no fault tells nothing of health either.
+        let healthy = if findings.is_empty() { None } else { Some(false) };
+        report::print_json(&json!({ "healthy": healthy, "findings": findings }));
     } else if findings.is_empty() {
         report::print("no fault that is known is in this log");
         report::say("hint: run `amibake doctor` where the job runs: it looks at the connection itself");
@@ -86,24 +90,13 @@ fn shown(finding: &Finding) -> String {
     format!("✗ line {line}: {said}\n  {cause}\n  hint: {hint}")
 }
 
-/// The end of a log.
-fn tail(path: &Path) -> Result<Vec<u8>> {
-    use std::io::Seek as _;
-    let mut log = Vec::new();
+/// What a log tells; it may be longer than memory.
+fn read(path: &Path) -> Result<Vec<Finding>> {
     if path == Path::new("-") {
-        std::io::stdin()
-            .lock()
-            .take(LOG_BYTES)
-            .read_to_end(&mut log)
-            .or_usage(|| "cannot read standard input".into())?;
-        return Ok(log);
+        return doctor::read_log(std::io::stdin().lock()).or_usage(|| "cannot read standard input".into());
     }
-    let context = || format!("cannot read the log {}", path.display());
-    let mut file = std::fs::File::open(path).or_usage(context)?;
-    let length = file.metadata().or_usage(context)?.len();
-    file.seek(std::io::SeekFrom::Start(length.saturating_sub(LOG_BYTES))).or_usage(context)?;
-    file.take(LOG_BYTES).read_to_end(&mut log).or_usage(context)?;
-    Ok(log)
+    let log = std::fs::File::open(path).and_then(|file| doctor::read_log(std::io::BufReader::new(file)));
+    log.or_usage(|| format!("cannot read the log {}", path.display()))
 }
 
 fn live(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {

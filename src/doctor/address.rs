@@ -33,7 +33,11 @@ impl Address {
     /// What buildctl would make of it, in plain words.
     pub(crate) fn parse(text: &str) -> Result<Self, BadAddress> {
         let bad = |fault: &str, fix: String| Err(BadAddress { fault: fault.to_owned(), fix });
-        if text != text.trim() || text.chars().any(char::is_control) {
+        if text.trim().is_empty() {
+            return bad("it is empty", "write tcp://HOST:PORT, for example tcp://10.0.1.7:1234".to_owned());
+        }
+        let is_path = text.starts_with("unix://");
+        if text != text.trim() || text.chars().any(|char| char.is_control() || (!is_path && char.is_whitespace())) {
             let rest = plain(text);
             let rest = rest.strip_prefix("tcp://").unwrap_or(&rest);
             return bad("there is white space around it or in it", format!("write tcp://{rest}"));
@@ -43,6 +47,11 @@ impl Address {
                 true => Ok(Address::Unix { path: path.to_owned() }),
                 false => bad("its path is not absolute", "write unix:///run/buildkit/buildkitd.sock".to_owned()),
             };
+        }
+        if without_user(text) != text {
+            let rest = plain(text);
+            let rest = rest.split_once("://").map_or(rest.as_str(), |(_, rest)| rest);
+            return bad("buildctl knows no user in an address", format!("write tcp://{rest}"));
         }
         let Some(rest) = text.strip_prefix("tcp://") else {
             return match text.split_once("://") {
@@ -79,9 +88,18 @@ impl Address {
     }
 }
 
+/// The address without a user and a password, which nobody is shown: `tcp://…@HOST:PORT`.
+pub(super) fn without_user(text: &str) -> String {
+    let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + 3));
+    match rest.rsplit_once('@') {
+        Some((_, rest)) if !scheme.starts_with("unix") => format!("{scheme}…@{rest}"),
+        _ => text.to_owned(),
+    }
+}
+
 /// What is left of a text when everything that is no part of a host and its port is taken away.
 fn plain(text: &str) -> String {
-    let text = text.trim().trim_end_matches('/');
+    let text = without_user(text.trim().trim_end_matches('/')).replace("…@", "");
     text.chars().filter(|char| char.is_ascii_graphic()).collect()
 }
 
@@ -123,10 +141,22 @@ mod tests {
             ("tcp://:1", "write tcp://HOST:PORT, for example tcp://10.0.1.7:1234"),
             ("unix://x", "write unix:///run/buildkit/buildkitd.sock"),
             ("ssh://x", "write tcp://HOST:PORT"),
-            ("", "write tcp://"),
+            ("", "write tcp://HOST:PORT, for example tcp://10.0.1.7:1234"),
+            ("tcp://bad host:1", "write tcp://badhost:1"),
+            ("tcp://user:s3cret@b:1", "write tcp://b:1"),
+            ("http://user:s3cret@b:1", "write tcp://b:1"),
+            (" user:s3cret@b:1", "write tcp://b:1"),
         ] {
             assert_eq!(Address::parse(text).unwrap_err().fix, fix, "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_is_shown_to_nobody() {
+        assert_eq!(without_user("tcp://user:s3cr@t@b:1"), "tcp://…@b:1");
+        assert_eq!(without_user("user:s3cret@b"), "…@b");
+        assert_eq!(without_user("tcp://b:1"), "tcp://b:1");
+        assert_eq!(without_user("unix:///a@b"), "unix:///a@b");
     }
 
     #[test]

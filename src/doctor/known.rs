@@ -120,6 +120,19 @@ pub(super) const KNOWN: &[Known] = &[
         cause: "nothing answers at that address: a security group or a route is in between, or the builder is gone",
         fix: "let tcp/1234 of the builder's security group in from the agents' group, and check the address",
     },
+    // Of buildctl's own calls: a registry that is slow ends a build in the same words.
+    Known {
+        id: "no-answer",
+        words: &["failed to get status", "context deadline exceeded"],
+        cause: "the time that buildctl had ran out: nothing answers at that address, or the daemon is there and hangs",
+        fix: "run `amibake doctor` where the job runs: it tells one from the other",
+    },
+    Known {
+        id: "no-answer",
+        words: &["failed to list workers", "context deadline exceeded"],
+        cause: "the time that buildctl had ran out: nothing answers at that address, or the daemon is there and hangs",
+        fix: "run `amibake doctor` where the job runs: it tells one from the other",
+    },
     Known {
         id: "no-route",
         words: &["connect: no route to host"],
@@ -224,9 +237,18 @@ pub(super) const KNOWN: &[Known] = &[
     },
 ];
 
+impl Known {
+    /// Where its words begin in a line that has them, in bytes.
+    pub(super) fn at(&self, line: &str) -> usize {
+        let line = line.to_ascii_lowercase();
+        self.words.iter().filter_map(|words| line.find(words)).min().unwrap_or(0)
+    }
+}
+
 /// The fault that a line tells of.
 pub(super) fn in_line(line: &str) -> Option<&'static Known> {
-    let line = line.to_lowercase();
+    // All words are ASCII, and so each stays where it is.
+    let line = line.to_ascii_lowercase();
     KNOWN.iter().find(|known| known.words.iter().all(|words| line.contains(words)))
 }
 
@@ -288,6 +310,7 @@ mod tests {
              /run/buildkit/buildkitd.sock: connect: no such file or directory\"",
         ),
         ("no-answer", "transport: Error while dialing: dial tcp 10.0.1.7:1234: i/o timeout"),
+        ("no-answer", "error: failed to get status: context deadline exceeded"),
         ("unknown-host", "Error while dialing: dial tcp: lookup builder.internal on 10.0.0.2:53: no such host"),
     ];
 
@@ -309,7 +332,11 @@ mod tests {
             let line = known.words.join(" … ");
             let found = in_line(&line).unwrap();
             assert_eq!(found.id, known.id, "entry {index}");
-            assert!(known.words.iter().all(|words| *words == words.to_lowercase()), "{:?}", known.words);
+            assert!(
+                known.words.iter().all(|words| words.is_ascii() && *words == words.to_lowercase()),
+                "{:?}",
+                known.words
+            );
             assert!(!known.cause.ends_with('.') && !known.fix.ends_with('.'), "{}", known.id);
         }
     }

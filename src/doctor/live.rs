@@ -2,6 +2,7 @@
 //! what comes after it is not looked at.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -126,7 +127,11 @@ impl Connection<'_> {
                 Some(address)
             }
             Err(bad) => {
-                self.note(Check::wrong("address", "address-scheme", format!("{text}: {}", bad.fault), bad.fix));
+                let found = match text.trim() {
+                    "" => bad.fault,
+                    text => format!("{}: {}", address::without_user(text), bad.fault),
+                };
+                self.note(Check::wrong("address", "address-scheme", found, bad.fix));
                 None
             }
         }
@@ -138,6 +143,11 @@ impl Connection<'_> {
                 self.note(Check::fine("connection", "the socket answers"));
                 let asked = wire::ask(stream).await;
                 self.asked(asked)
+            }
+            Ok(Err(_)) if std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) => {
+                let hint = "name the daemon's socket: unix:///run/buildkit/buildkitd.sock";
+                self.note(Check::wrong("connection", "connection-refused", format!("{path} is no socket"), hint));
+                None
             }
             Ok(Err(error)) => {
                 let hint =
@@ -158,6 +168,8 @@ impl Connection<'_> {
     }
 
     async fn tcp(&mut self, host: &str, port: u16) -> Option<Daemon> {
+        // As buildctl does: it reads its files before it speaks to anybody.
+        let certificates = self.certificates()?;
         let found = self.resolve(host, port).await?;
         let reached = self.connect(&found).await?;
         let name = self.server_name(host)?;
@@ -165,17 +177,17 @@ impl Connection<'_> {
             let connect = tokio::time::timeout(PATIENCE, TcpStream::connect(reached)).await;
             connect.unwrap_or_else(|elapsed| Err(std::io::Error::from(elapsed)))
         };
-        match (wire::look(dial, &name).await, &self.options.client.dir) {
+        match (wire::look(dial, &name).await, certificates) {
             (Listener::Plain, None) => {
                 self.note(Check::fine("protocol", "gRPC without TLS"));
                 let asked = match dial().await {
                     Ok(stream) => wire::ask(stream).await,
-                    Err(error) => Err(Unanswered { words: error.to_string(), broke: true }),
+                    Err(error) => Err(Unanswered::broke(&error)),
                 };
                 self.asked(asked)
             }
-            (Listener::Plain, Some(dir)) => {
-                let found = format!("the daemon speaks without TLS, and there are certificates in {}", dir.display());
+            (Listener::Plain, Some(_)) => {
+                let found = "the daemon speaks without TLS, and there are certificates in --tlsdir";
                 let hint = "leave --tlsdir out, or turn TLS on at the builder";
                 self.note(Check::wrong("protocol", "daemon-is-plain", found, hint));
                 None
@@ -185,10 +197,9 @@ impl Connection<'_> {
                 self.note(Check::wrong("protocol", "daemon-wants-tls", "the daemon speaks TLS only", hint));
                 None
             }
-            (Listener::Tls(seen), Some(dir)) => {
+            (Listener::Tls(seen), Some(certificates)) => {
                 self.note(Check::fine("protocol", "gRPC with TLS"));
-                let dir = dir.clone();
-                self.tls(&seen, &dir, &name, dial).await
+                self.tls(&seen, &certificates, &name, dial).await
             }
             (Listener::Nobody(how), _) => {
                 let hint = "on the builder: `systemctl status buildkitd`; a load balancer or a forwarder may hold the port open";
@@ -201,7 +212,7 @@ impl Connection<'_> {
                 self.note(Check::wrong(
                     "protocol",
                     "no-daemon",
-                    format!("what listens is no buildkitd: it says `{said}`"),
+                    format!("what listens is no buildkitd: it says {said}"),
                     hint,
                 ));
                 None
@@ -291,6 +302,12 @@ impl Connection<'_> {
                 self.note(Check::fine("daemon", format!("buildkitd {version} answers")));
                 Some(daemon)
             }
+            Err(Unanswered { words, silent: true, .. }) => {
+                let hint =
+                    "it took the connection and hangs: on the builder, `journalctl -u buildkitd`, and how busy it is";
+                self.note(Check::wrong("daemon", "no-answer", words, hint));
+                None
+            }
             Err(Unanswered { words: error, .. }) => {
                 let check = match known::in_line(&error) {
                     Some(known) => Check::wrong("daemon", known.id, format!("{}: {error}", known.cause), known.fix),
@@ -307,24 +324,30 @@ impl Connection<'_> {
         }
     }
 
+    /// The files in --tlsdir; an inner none without one.
+    fn certificates(&mut self) -> Option<Option<Certificates>> {
+        let Some(dir) = &self.options.client.dir else { return Some(None) };
+        let read = Certificates::read(dir).and_then(|certificates| certificates.client().map(|_| certificates));
+        match read {
+            Ok(certificates) => Some(Some(certificates)),
+            Err(fault) => {
+                let hint = "the folder needs ca.pem, cert.pem and key.pem, readable by the job's user";
+                self.note(Check::wrong("certificates", "certificate-file", fault, hint));
+                None
+            }
+        }
+    }
+
     async fn tls<F>(
         &mut self,
         seen: &Handshake,
-        dir: &Path,
+        certificates: &Certificates,
         name: &ServerName<'static>,
         dial: impl Fn() -> F,
     ) -> Option<Daemon>
     where
         F: Future<Output = std::io::Result<TcpStream>>,
     {
-        let certificates = match Certificates::read(dir) {
-            Ok(certificates) => certificates,
-            Err(fault) => {
-                let hint = "the folder needs ca.pem, cert.pem and key.pem, readable by the job's user";
-                self.note(Check::wrong("certificates", "certificate-file", fault, hint));
-                return None;
-            }
-        };
         for (whose, certificate) in
             [("the daemon's", seen.certificates.first()), ("this client's", certificates.chain.first())]
         {
@@ -336,13 +359,10 @@ impl Connection<'_> {
             let found = "the daemon does not offer HTTP/2 in its handshake (ALPN): it is older than buildctl";
             self.note(Check::wrong("tls", "version-skew-tls", found, hint))?;
         }
-        let trusting = certificates.client();
-        let shaken = match dial().await {
-            Ok(stream) => match trusting {
-                Ok(config) => shake(config, name, stream).await,
-                Err(error) => Err(error),
-            },
-            Err(error) => Err(error.to_string()),
+        let shaken = match (dial().await, certificates.client()) {
+            (Ok(stream), Ok(config)) => shake(config, name, stream).await,
+            (Err(error), _) => Err(error.to_string()),
+            (_, Err(error)) => Err(error),
         };
         let stream = match shaken {
             Ok(stream) => stream,
@@ -351,22 +371,16 @@ impl Connection<'_> {
                 return None;
             }
         };
-        let daemon = match wire::ask(stream).await {
-            // In TLS 1.3 a server looks at the certificate after the handshake; under load its alert comes as a closed
-            // connection.
-            Err(error) if error.broke || refused_certificate(&error.words) => {
-                let hint = "issue a certificate for this client by the CA that the daemon trusts (--tlscacert there)";
-                self.note(Check::wrong(
-                    "tls",
-                    "client-certificate",
-                    "the daemon refuses this client's certificate",
-                    hint,
-                ));
-                return None;
-            }
-            asked => self.asked(asked)?,
-        };
-        self.anonymous(&certificates, name, dial).await;
+        let asked = wire::ask(stream).await;
+        if let Err(error) = &asked
+            && refuses(error, seen)
+        {
+            let hint = "issue a certificate for this client by the CA that the daemon trusts (--tlscacert there)";
+            self.note(Check::wrong("tls", "client-certificate", "the daemon refuses this client's certificate", hint));
+            return None;
+        }
+        let daemon = self.asked(asked)?;
+        self.anonymous(certificates, name, dial).await;
         Some(daemon)
     }
 
@@ -493,7 +507,8 @@ async fn shake(
 /// What a handshake that a trusting client could not end says.
 fn untrusted(error: &str) -> Check {
     let lower = error.to_lowercase();
-    let (fault, found, hint) = if lower.contains("unknownissuer") {
+    // Of an authority of the same name, and every `amibake certs init` uses one name, only the signature tells.
+    let (fault, found, hint) = if lower.contains("unknownissuer") || lower.contains("badsignature") {
         let hint = "use the ca.pem of the CA that issued the daemon's certificate";
         ("unknown-authority", "the daemon's certificate is not of this client's CA", hint)
     } else if lower.contains("notvalidforname") || lower.contains("not valid for name") {
@@ -509,6 +524,13 @@ fn untrusted(error: &str) -> Check {
         ("tls-handshake", "the handshake fails", "compare the TLS files on both sides")
     };
     Check::wrong("tls", fault, format!("{found}: {error}"), hint)
+}
+
+/// Whether a daemon that did not answer took offence at the client's certificate. In TLS 1.3 a server looks at it after the
+/// handshake; under load its alert comes as a closed connection. One that asked for none, or only keeps silent, did not.
+fn refuses(error: &Unanswered, seen: &Handshake) -> bool {
+    let asks = seen.asks || seen.failed.is_some();
+    asks && !error.silent && (error.broke || refused_certificate(&error.words))
 }
 
 fn refused_certificate(error: &str) -> bool {
@@ -539,7 +561,7 @@ fn expiry(whose: &str, certificate: &CertificateDer<'_>, now: Timestamp) -> Chec
         let found = format!("{whose} certificate expires on {}", day(until));
         Check::warning("certificates", "certificate-expires-soon", found, "issue a new one before that day")
     } else {
-        Check::fine("certificates", format!("{whose} is good until {}", day(until)))
+        Check::fine("certificates", format!("{whose} has not ended: until {}", day(until)))
     }
 }
 

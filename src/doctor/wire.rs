@@ -1,17 +1,21 @@
 //! What listens at a port, and BuildKit's API over whatever it takes. The only place that speaks to a daemon.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
 use hyper_util::rt::TokioIo;
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tonic::TimeoutExpired;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::in_a_line;
@@ -46,6 +50,8 @@ pub(super) struct Handshake {
     pub(super) certificates: Vec<CertificateDer<'static>>,
     /// Whether it chose HTTP/2 when it was offered (ALPN, RFC 7301).
     pub(super) http2: bool,
+    /// Whether it asked for a client's certificate.
+    pub(super) asks: bool,
     /// Why the handshake did not end, if it did not.
     pub(super) failed: Option<String>,
 }
@@ -103,7 +109,8 @@ async fn handshake(stream: TcpStream, name: &ServerName<'static>) -> Option<Hand
     let seen = Arc::new(Seen::default());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
-    let mut config = config.dangerous().with_custom_certificate_verifier(seen.clone()).with_no_client_auth();
+    let config = config.dangerous().with_custom_certificate_verifier(seen.clone());
+    let mut config = config.with_client_cert_resolver(seen.clone());
     config.alpn_protocols = vec![b"h2".to_vec()];
     let shaken = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream);
     let mut handshake = Handshake::default();
@@ -121,16 +128,20 @@ async fn handshake(stream: TcpStream, name: &ServerName<'static>) -> Option<Hand
         Err(_elapsed) => return None,
     }
     handshake.certificates = seen.chain();
+    handshake.asks = seen.asked.load(Ordering::Relaxed);
     Some(handshake)
 }
 
-/// Takes every certificate, and remembers it.
+/// Takes every certificate, and remembers it; shows none, and remembers whether it was asked for one.
 #[derive(Debug, Default)]
-struct Seen(Mutex<Vec<CertificateDer<'static>>>);
+struct Seen {
+    chain: Mutex<Vec<CertificateDer<'static>>>,
+    asked: AtomicBool,
+}
 
 impl Seen {
     fn chain(&self) -> Vec<CertificateDer<'static>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -144,7 +155,7 @@ impl ServerCertVerifier for Seen {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let chain = std::iter::once(end).chain(between).map(|one| one.clone().into_owned()).collect();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -171,6 +182,17 @@ impl ServerCertVerifier for Seen {
     }
 }
 
+impl ResolvesClientCert for Seen {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
 /// A daemon as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Daemon {
@@ -187,16 +209,24 @@ pub(super) struct Unanswered {
     pub(super) words: String,
     /// The connection broke: nobody answered at all.
     pub(super) broke: bool,
+    /// The connection holds, and no answer came in time.
+    pub(super) silent: bool,
 }
 
 impl Unanswered {
-    fn broke(error: &dyn std::error::Error) -> Self {
-        Self { words: in_a_line(error), broke: true }
+    pub(super) fn broke(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { words: in_a_line(error), broke: true, silent: false }
     }
 
     /// A status that the daemon sent has no cause on this side.
     fn status(status: &tonic::Status) -> Self {
-        Self { words: in_a_line(status), broke: std::error::Error::source(status).is_some() }
+        let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+        // With the type: the words of a status may be the daemon's own.
+        if causes.into_iter().any(|cause| cause.is::<TimeoutExpired>()) {
+            let words = format!("no answer within {} s", PATIENCE.as_secs());
+            return Self { words, broke: false, silent: true };
+        }
+        Self { words: in_a_line(status), broke: std::error::Error::source(status).is_some(), silent: false }
     }
 }
 
@@ -233,5 +263,10 @@ pub(super) async fn ask(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'st
 /// The beginning of an answer, fit for a terminal.
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    crate::report::clean(text.lines().next().unwrap_or_default())
+    let text = crate::report::clean(text.lines().next().unwrap_or_default());
+    if text.chars().any(|char| char.is_ascii_alphanumeric()) {
+        return format!("`{text}`");
+    }
+    let bytes: Vec<String> = bytes.iter().take(9).map(|byte| format!("{byte:02x}")).collect();
+    format!("the bytes {}", bytes.join(" "))
 }
