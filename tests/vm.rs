@@ -221,9 +221,11 @@ fn the_same_pair_with_certificates(project: &Project, images: &[PathBuf]) {
     // No key of theirs is on a disk: PKCS #8 of a P-256 key, in PEM. Converted, so that nothing is packed.
     for image in project.images() {
         let disk = project.path().join("looked-at");
-        let made = Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(image.join("disk.qcow2")).arg(&disk).status();
+        let made =
+            Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(image.join("disk.qcow2")).arg(&disk).status();
         assert!(made.unwrap().success());
-        let grep = Command::new("grep").args(["-q", "-a", "-F", "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEH"]).arg(&disk).status();
+        let grep =
+            Command::new("grep").args(["-q", "-a", "-F", "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEH"]).arg(&disk).status();
         assert_eq!(grep.unwrap().code(), Some(1), "a key is in {}", image.display());
         fs::remove_file(&disk).unwrap();
     }

@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use self::place::{Kept, Place, kept};
+use self::place::{At, Kept, Place, kept};
 use super::releases::reporter;
 use crate::catalog::{Finding, Standing};
 use crate::certs::{self, Described, Fault, Pair, Purpose, Trusted};
@@ -28,7 +28,8 @@ const CLIENT: &str = "client";
 pub enum CertsCommand {
     /// Make an authority of your own, once; or, with --rotate, the one that follows it
     #[command(after_help = "Examples:\n  amibake certs init --ssm /builder/tls --region eu-central-1\n  \
-        amibake certs init --dir tls\n  amibake certs init --ssm /builder/tls --rotate\n\n\
+        amibake certs init --s3 s3://buildkite-secrets/builder/tls\n  amibake certs init --dir tls\n  \
+        amibake certs init --ssm /builder/tls --rotate\n\n\
         An authority ends, and nothing that it signed holds longer. --rotate makes the next one while there is time: both\n\
         are trusted until the old one ends. The builder takes that up within a day, and `certs renew` then replaces what\n\
         the old one signed.\n\n\
@@ -58,11 +59,14 @@ pub enum CertsCommand {
 
 /// Where certificates and keys are kept: never in an image, a log or a plan.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("place").args(["ssm", "dir"]).required(true))]
+#[command(group = ArgGroup::new("place").args(["ssm", "s3", "dir"]).required(true))]
 pub struct PlaceArgs {
     /// SSM parameters below this prefix; keys as SecureStrings
     #[arg(long, value_name = "PREFIX")]
     ssm: Option<String>,
+    /// Objects of a bucket below s3://BUCKET/PREFIX, for example the secrets bucket; encrypted by KMS
+    #[arg(long, value_name = "PLACE")]
+    s3: Option<String>,
     /// A folder on this machine
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -72,7 +76,7 @@ pub struct PlaceArgs {
     /// Profile of the AWS configuration [default: as the AWS CLI finds it]
     #[arg(long, value_name = "NAME", help_heading = "AWS")]
     profile: Option<String>,
-    /// Key of KMS that encrypts SecureStrings [default: the account's own for SSM]
+    /// Key of KMS that encrypts SecureStrings or objects [default: the account's own for SSM or S3]
     #[arg(long, value_name = "KEY", help_heading = "AWS")]
     kms_key: Option<String>,
 }
@@ -135,10 +139,14 @@ pub struct ShowArgs {
 /// A certificate that has no more days left than this is to be renewed.
 const SOON: u32 = 30;
 
-/// How long the certificates below an SSM prefix hold: for `check`.
+/// How long the certificates hold that are kept at `prefix`, of SSM parameters or in a bucket: for `check`.
 pub(super) async fn standing(settings: &Settings, prefix: &str, account: &Account) -> Result<Vec<Finding>> {
     let (region, profile) = (account.region.clone(), account.profile.clone());
-    let args = PlaceArgs { ssm: Some(prefix.to_owned()), dir: None, region, profile, kms_key: None };
+    let (ssm, s3) = match prefix.starts_with("s3://") {
+        true => (None, Some(prefix.to_owned())),
+        false => (Some(prefix.to_owned()), None),
+    };
+    let args = PlaceArgs { ssm, s3, dir: None, region, profile, kms_key: None };
     let (place, now) = (args.open(settings).await?, Timestamp::now());
     let mut findings = Vec::new();
     for whose in [CA, SERVER, CLIENT] {
@@ -157,16 +165,25 @@ pub(super) async fn standing(settings: &Settings, prefix: &str, account: &Accoun
 
 impl PlaceArgs {
     async fn open(&self, settings: &Settings) -> Result<Place> {
-        match (&self.dir, &self.ssm) {
-            (Some(dir), _) => Ok(Place::Dir(crate::cli::absolute(dir)?)),
-            (None, Some(prefix)) => {
-                crate::render::check_parameter("--ssm", prefix)?;
-                let account = settings.account(self.region.clone(), self.profile.clone());
-                let aws = Aws::connect(&account, None, reporter(settings)).await?;
-                Ok(Place::Ssm { aws: Box::new(aws), prefix: prefix.clone(), key: self.kms_key.clone() })
-            }
-            (None, None) => Err(Error::usage("neither --ssm nor --dir is given")),
+        if let Some(dir) = &self.dir {
+            return Ok(Place::Dir(crate::cli::absolute(dir)?));
         }
+        let at = match (&self.ssm, &self.s3) {
+            (Some(prefix), _) => {
+                crate::render::check_parameter("--ssm", prefix)?;
+                At::Parameters(prefix.clone())
+            }
+            (None, Some(place)) => {
+                crate::render::check_place("--s3", place)?;
+                let path = place.strip_prefix("s3://").and_then(|path| path.split_once('/'));
+                let (bucket, prefix) = path.ok_or_else(|| Error::usage(format!("--s3 `{place}` names no bucket")))?;
+                At::Bucket(bucket.to_owned(), prefix.to_owned())
+            }
+            (None, None) => return Err(Error::usage("none of --ssm, --s3 and --dir is given")),
+        };
+        let account = settings.account(self.region.clone(), self.profile.clone());
+        let aws = Aws::connect(&account, None, reporter(settings)).await?;
+        Ok(Place::Aws { aws: Box::new(aws), at, key: self.kms_key.clone() })
     }
 }
 
@@ -399,7 +416,7 @@ impl Place {
         let Some(described) = described else { return Some(Fault::Unreadable) };
         let key = match self {
             Place::Dir(_) => self.get(whose, "key").await.ok(),
-            Place::Ssm { .. } => None,
+            Place::Aws { .. } => None,
         };
         let trusted = if whose == CA { &Trusted::default() } else { trusted };
         match key {

@@ -41,8 +41,9 @@ pub struct CheckArgs {
     /// Images older than this are out of date: 12h, 30d, 8w
     #[arg(long, value_name = "AGE", value_parser = age)]
     max_age: Option<u64>,
-    /// Also the certificates that `amibake certs` keeps below this prefix: those that end within 30 days
-    #[arg(long, value_name = "PREFIX", help_heading = "AWS")]
+    /// Also the certificates that `amibake certs` keeps there, below a prefix of SSM parameters or s3://BUCKET/PREFIX: those
+    /// that end within 30 days
+    #[arg(long, value_name = "PLACE", help_heading = "AWS")]
     certs: Option<String>,
 }
 

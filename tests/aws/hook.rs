@@ -71,3 +71,32 @@ fn certificates_are_kept_as_secure_strings() {
     let (code, _, said) = cloud.run(&["certs", "show", "--ssm", "builder"]);
     assert!(code == 2 && said.contains("--ssm"), "{said}");
 }
+
+#[test]
+#[ignore = "needs the test cloud"]
+fn certificates_are_kept_in_a_bucket_too() {
+    let cloud = Cloud::start(0.0);
+    cloud.bucket("secrets");
+    let place = ["--s3", "s3://secrets/builder/tls"];
+    let certs = |more: &[&str]| cloud.done(&[&["certs"][..], more, &place].concat());
+    certs(&["init"]);
+    certs(&["issue", "--name", "builder.ci.internal", "--days", "20"]);
+    assert_eq!(certs(&["show", "--json"])["certificates"][1]["place"], "s3://secrets/builder/tls/server/cert");
+    let mut objects = cloud.objects("secrets");
+    objects.sort();
+    let below = |name: &str| format!("builder/tls/{name}");
+    let all = ["ca/cert", "ca/key", "client/ca", "client/cert", "client/key", "server/ca", "server/cert", "server/key"];
+    // What was trusted before is kept beside it, if there is such.
+    objects.retain(|object| !object.ends_with("ca/old"));
+    assert_eq!(objects, all.map(below));
+    let head = "client.head_object(Bucket='secrets',Key='builder/tls/server/key')['ServerSideEncryption']";
+    assert_eq!(cloud.boto("s3", "us-east-1", head), "aws:kms");
+    // They end soon: `check` says so, `renew` makes them anew, and the two of a pair belong together.
+    let (_, checked, said) = cloud.run(&["check", "--certs", "s3://secrets/builder/tls", "--json"]);
+    assert!(checked.to_string().contains("s3://secrets/builder/tls/server/cert"), "{checked} {said}");
+    certs(&["renew"]);
+    let left = certs(&["show", "--json"])["certificates"][1]["days_left"].as_i64().unwrap();
+    assert!(left > 300, "{left}");
+    let (code, _, said) = cloud.run(&["certs", "show", "--s3", "secrets/builder"]);
+    assert!(code == 2 && said.contains("--s3"), "{said}");
+}

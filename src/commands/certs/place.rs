@@ -1,4 +1,4 @@
-//! Where certificates and keys are kept: a folder, or SSM parameters. Decides nothing: it reads, and writes all or none as
+//! Where certificates and keys are kept: a folder, SSM parameters, or a bucket. Decides nothing: it reads, and writes all or none as
 //! far as the place allows.
 
 use std::fs;
@@ -28,7 +28,15 @@ const SETTLES: Schedule =
 /// Where they are.
 pub(super) enum Place {
     Dir(PathBuf),
-    Ssm { aws: Box<Aws>, prefix: String, key: Option<String> },
+    Aws { aws: Box<Aws>, at: At, key: Option<String> },
+}
+
+/// Where in AWS: below which prefix.
+pub(super) enum At {
+    /// Of SSM parameters.
+    Parameters(String),
+    /// In a bucket.
+    Bucket(String, String),
 }
 
 /// What is to be kept: whose, what, and its text.
@@ -44,11 +52,12 @@ impl Place {
     pub(super) fn shown(&self, whose: &str, what: &str) -> String {
         match self {
             Place::Dir(dir) => dir.join(whose).join(format!("{what}.pem")).display().to_string(),
-            Place::Ssm { prefix, .. } => format!("{prefix}/{whose}/{what}"),
+            Place::Aws { at: At::Parameters(prefix), .. } => format!("{prefix}/{whose}/{what}"),
+            Place::Aws { at: At::Bucket(bucket, prefix), .. } => format!("s3://{bucket}/{prefix}/{whose}/{what}"),
         }
     }
 
-    /// Nobody else writes to a folder as long as this is held. SSM has no such thing: see [`Place::keep`].
+    /// Nobody else writes to a folder as long as this is held. AWS has no such thing: see [`Place::keep`].
     pub(super) async fn alone(&self) -> Result<Option<FileLock>> {
         match self {
             Place::Dir(dir) if dir.exists() => {
@@ -69,14 +78,18 @@ impl Place {
                     Err(error) => Err(error).or_host(|| format!("cannot read {path}")),
                 }
             }
-            Place::Ssm { aws, .. } => aws.secret(&self.shown(whose, what)).await,
+            Place::Aws { aws, at: At::Parameters(_), .. } => aws.secret(&self.shown(whose, what)).await,
+            Place::Aws { aws, at: At::Bucket(bucket, prefix), .. } => {
+                let text = aws.text(bucket, &format!("{prefix}/{whose}/{what}")).await?;
+                Ok(text.map(|text| text.text))
+            }
         }
     }
 
-    /// Keeps all of it, or in a folder nothing. SSM takes one value after the other, and two who write at once may leave one's
+    /// Keeps all of it, or in a folder nothing. AWS takes one value after the other, and two who write at once may leave one's
     /// key beside the other's certificate: that is looked at afterwards.
     pub(super) async fn keep(&self, files: &[Kept]) -> Result<()> {
-        let Place::Ssm { aws, key, .. } = self else {
+        let Place::Aws { aws, at, key } = self else {
             let files = files.iter().map(|(whose, what, text)| {
                 // Private from its first byte on; certificates are for everybody.
                 (PathBuf::from(self.shown(whose, what)), text.as_str(), if *what == "key" { 0o600 } else { 0o644 })
@@ -86,7 +99,14 @@ impl Place {
         let mut written = Vec::new();
         for (whose, what, text) in files {
             let name = self.shown(whose, what);
-            if let Err(error) = aws.put_secret(&name, text, key.as_deref()).await {
+            let key = key.as_deref();
+            let put = match at {
+                At::Parameters(_) => aws.put_secret(&name, text, key).await,
+                At::Bucket(bucket, prefix) => {
+                    aws.put_object(bucket, &format!("{prefix}/{whose}/{what}"), text, key).await
+                }
+            };
+            if let Err(error) = put {
                 return Err(match written.is_empty() {
                     true => error,
                     false => error.with_detail(format!("  written before that: {}", written.join(", "))),

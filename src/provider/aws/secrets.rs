@@ -39,7 +39,7 @@ impl Aws {
             }
         };
         if got.content_length().is_some_and(|length| length > LARGEST) {
-            return Err(Error::host(format!("{place} is too large for an env hook")));
+            return Err(Error::host(format!("{place} is too large for an env hook or a certificate")));
         }
         let etag = got.e_tag().map(str::to_owned);
         let bytes = got.body.collect().await.or_host(|| format!("cannot read {place}"))?.into_bytes();
@@ -70,6 +70,19 @@ impl Aws {
 }
 
 impl Aws {
+    /// Keeps a text in a bucket, encrypted by `key` of KMS or the account's own for S3, whatever was there.
+    ///
+    /// # Errors
+    /// Exit 4 when it cannot be written.
+    pub async fn put_object(&self, bucket: &str, key: &str, text: &str, kms_key: Option<&str>) -> Result<()> {
+        let call = self.clients.s3.put_object().bucket(bucket).key(key).content_type("application/x-pem-file");
+        let call =
+            call.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(kms_key.map(str::to_owned));
+        let put = call.body(ByteStream::from(text.as_bytes().to_vec())).send().await;
+        let put = put.map_err(AwsError::of("s3:PutObject"));
+        put.map(drop).map_err(|error| error.because(format!("cannot write s3://{bucket}/{key}")))
+    }
+
     /// The value of a parameter, decrypted; none if there is none.
     ///
     /// # Errors
