@@ -159,9 +159,9 @@ enum Command {
     #[command(
         after_help = "Examples:\n  amibake doctor                                  on an agent, in a job: BUILDKIT_HOST is set\n  \
         amibake doctor --host tcp://10.0.1.7:1234\n  amibake doctor --host tcp://builder.internal:1234 --tlsdir ~/buildkit\n  \
-        amibake doctor --from-log job.log\n\n\
-        Looks in the order in which a connection is made, and stops at the first cause. Exit status 0 if all is well,\n\
-        1 if not."
+        amibake doctor --from-log job.log\n  amibake doctor --aws --builder builder          from anywhere with rights to look\n\n\
+        Looks in the order in which a connection is made, and stops at the first cause. On a builder it looks at that too.\n\
+        Exit status 0 if nothing is wrong, 1 if something is."
     )]
     Doctor(commands::doctor::DoctorArgs),
     /// Set a project up: recipes, and amibake.toml with what the Elastic CI Stack's CloudFormation stack tells

@@ -266,7 +266,7 @@ fn what_is_asked_for() {
     let mut command = Command::cargo_bin("amibake").unwrap();
     let output = command.args(["certs", "init"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(2) && said.contains("<--ssm <PREFIX>|--dir <DIR>>"), "{said}");
+    assert!(output.status.code() == Some(2) && said.contains("<--ssm <PREFIX>|--s3 <PLACE>|--dir <DIR>>"), "{said}");
     let long = "n".repeat(65);
     for bad in ["", " ", "a\nb", &long] {
         assert!(refused(&dir, &["init", "--name", bad]).contains("cannot be the name of an authority"), "{bad:?}");

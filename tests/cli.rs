@@ -56,6 +56,8 @@ fn help_of_every_command() {
         &["schema"],
         &["completions"],
         &["check"],
+        &["doctor"],
+        &["init"],
         &["releases"],
         &["update"],
         &["verify-release"],

@@ -101,8 +101,7 @@ fn read(path: &Path) -> Result<Vec<Finding>> {
 
 fn live(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
     let locked = if settings.lock.exists() { Some(Lock::load(&settings.lock)?.version.to_string()) } else { None };
-    // An empty one is how scripts spell none.
-    let host = args.host.clone().filter(|host| !host.is_empty()).or_else(doctor::daemon_here);
+    let host = args.host.clone().or_else(doctor::daemon_here);
     let checks = super::block_on(async {
         let options = Options {
             host: host.clone(),
