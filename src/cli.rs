@@ -1,19 +1,22 @@
 //! The command line: clap's arguments, and the settings that a command works with.
 
-use std::path::{Path, PathBuf};
+mod settings;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands;
-use crate::config::Config;
-use crate::error::{Context as _, Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::plan::ImageFormat;
-use crate::provider::aws::Account;
 use crate::provider::local::base::Override;
 use crate::recipe::ProviderKind;
 use crate::release::{Arch, Mirror};
 use crate::report::{Color, Talk};
+
+pub use settings::Settings;
+pub(crate) use settings::absolute;
 
 /// Bakes the matched builder and agent machine images for remote BuildKit builds.
 #[derive(Debug, Parser)]
@@ -229,7 +232,7 @@ pub struct Planning {
     /// Who supplies machines: EC2 and Systems Manager, or QEMU on this host
     #[arg(long, value_name = "PROVIDER", default_value = "aws", env = "AMIBAKE_PROVIDER")]
     pub provider: ProviderKind,
-    /// AWS region [default: as the AWS CLI finds it]
+    /// AWS region [default: the environment's, else that of amibake.toml, else the profile's]
     #[arg(long, value_name = "REGION", help_heading = "AWS")]
     pub region: Option<String>,
     /// Profile of the AWS configuration [default: as the AWS CLI finds it]
@@ -360,64 +363,6 @@ pub struct FetchArgs {
     pub json: bool,
 }
 
-/// Where things are and how to talk: the same for every command. All paths are absolute.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The project folder.
-    pub project: PathBuf,
-    /// The lock.
-    pub lock: PathBuf,
-    /// Downloads and base disks.
-    pub cache: PathBuf,
-    /// Journals and logs, one folder a run.
-    pub runs: PathBuf,
-    /// How talk is shown.
-    pub talk: Talk,
-    /// What `amibake.toml` decides.
-    pub config: Config,
-}
-
-impl Settings {
-    /// From flags and environment. `variable` looks up the environment.
-    ///
-    /// # Errors
-    /// Exit 2 when there is no such project folder, or no folder for the cache.
-    fn new(global: &Global, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let shown = global.directory.display();
-        let project =
-            std::fs::canonicalize(&global.directory).or_usage(|| format!("cannot open the folder {shown}"))?;
-        if !project.is_dir() {
-            return Err(Error::usage(format!("{shown} is not a folder")));
-        }
-        let cache = match &global.cache_dir {
-            Some(cache) => absolute(cache)?,
-            None => default_cache(&variable).ok_or_else(|| {
-                Error::usage("neither XDG_CACHE_HOME nor HOME is set").with_hint("name a folder with --cache-dir")
-            })?,
-        };
-        let lock = global.lock.as_deref().map_or_else(|| Ok(project.join("amibake.lock")), absolute)?;
-        let runs = project.join(".amibake").join("runs");
-        let talk = Talk { color: global.color, verbose: global.verbose, quiet: global.quiet };
-        let mut config = Config::load(&project)?;
-        if ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().any(|name| variable(name).is_some_and(|value| !value.is_empty()))
-        {
-            config.region = None;
-        }
-        Ok(Self { project, lock, cache, runs, talk, config })
-    }
-
-    /// The account and region that are meant: a flag comes first, then the environment, then `amibake.toml`, then the
-    /// profile's own region.
-    pub(crate) fn account(&self, region: Option<String>, profile: Option<String>) -> Account {
-        Account { region: region.or_else(|| self.config.region.clone()), profile }
-    }
-
-    /// The folder of finished images.
-    pub(crate) fn dist(&self, planning: &Planning) -> Result<PathBuf> {
-        planning.dist.as_deref().map_or_else(|| Ok(self.project.join("dist")), absolute)
-    }
-}
-
 impl Planning {
     /// What `--base` and `--base-sha256` say.
     pub(crate) fn base_override(&self) -> Option<Override> {
@@ -427,27 +372,6 @@ impl Planning {
             digest.map(|digest| if digest.contains(':') { digest.clone() } else { format!("sha256:{digest}") });
         Some(Override { image, digest })
     }
-}
-
-/// The folder for caches by the XDG Base Directory Specification, whose paths must be absolute.
-fn default_cache(variable: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
-    Some(cache.join("amibake"))
-}
-
-/// `path` from the root on, without `..`: what a run makes is only removed from a path that says plainly where it is. What
-/// exists of it is resolved by the system, since `..` behind a link is not what its letters say.
-pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
-    let cannot = || format!("cannot resolve {}", path.display());
-    let path = std::path::absolute(path).or_usage(cannot)?;
-    let here = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    let rest = path.strip_prefix(here).unwrap_or(Path::new(""));
-    if rest.components().any(|part| part == std::path::Component::ParentDir) {
-        return Err(Error::usage(format!("{} leads through a folder that does not exist", path.display())));
-    }
-    let resolved = std::fs::canonicalize(here).or_usage(cannot)?;
-    Ok(if rest.as_os_str().is_empty() { resolved } else { resolved.join(rest) })
 }
 
 /// Parses, runs, and says how it ended.
@@ -582,27 +506,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn paths_are_absolute_and_plain() {
-        let folder = tempfile::tempdir().unwrap();
-        let real = std::fs::canonicalize(folder.path()).unwrap();
-        std::fs::create_dir(real.join("project")).unwrap();
-        assert_eq!(absolute(&real.join("project/../out/dist")).unwrap(), real.join("out/dist"));
-        assert_eq!(absolute(&real.join("project")).unwrap(), real.join("project"));
-        assert_eq!(absolute(&real.join("nothing/../out")).unwrap_err().exit(), Exit::Usage);
-    }
-
-    #[test]
-    fn the_cache_follows_the_xdg_specification() {
-        let with = |pairs: &'static [(&str, &str)]| {
-            default_cache(&|name: &str| {
-                pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-            })
-        };
-        assert_eq!(with(&[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")]), Some("/c/amibake".into()));
-        assert_eq!(with(&[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")]), Some("/h/.cache/amibake".into()));
-        assert_eq!(with(&[]), None);
     }
 }

@@ -60,7 +60,7 @@ struct Raw {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename = "aws")]
 struct RawAws {
     region: Option<String>,
 }
@@ -102,17 +102,42 @@ impl Config {
             }
             root => Ok(folder.join(root)),
         });
-        let set = raw.set.into_iter().map(|(key, value)| match value {
-            toml::Value::String(text) => format!("{key}={text}"),
-            value => format!("{key}={value}"),
-        });
+        let mut set = Vec::new();
+        for (key, value) in raw.set {
+            leaves(&key, value, &mut set);
+        }
+        // What is for one recipe comes after what is for all, and so wins. (A stable sort: else as in the alphabet.)
+        set.sort_by_key(|text| scope(text).is_some());
         Ok(Self {
             trust: Trust { require: require.transpose()?, trusted_root: trusted_root.transpose()? },
             region: raw.aws.region,
             agents: raw.agents,
-            set: set.collect(),
+            set,
         })
     }
+}
+
+/// `key=value` for each value below `key`: `machine.cpus = 4` under `[set]` is about that one value, and not about the rest of
+/// the table.
+fn leaves(key: &str, value: toml::Value, set: &mut Vec<String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                let bare = name.chars().all(|char| char.is_ascii_alphanumeric() || "_-".contains(char));
+                let name = if bare { name } else { format!("\"{name}\"") };
+                leaves(&format!("{key}.{name}"), value, set);
+            }
+        }
+        toml::Value::String(text) => set.push(format!("{key}={text}")),
+        value => set.push(format!("{key}={value}")),
+    }
+}
+
+/// The name of a recipe that `recipe:key=value` is for, and the rest; none for what is for all. No key of a recipe has a colon
+/// outside of quotes.
+#[must_use]
+pub fn scope(text: &str) -> Option<(&str, &str)> {
+    text.split_once(':').filter(|(scope, _)| !scope.contains(['.', '=', '"']))
 }
 
 /// What is to stand in the file: a table's name (`aws`, `agents`, `set`), a key of it, and its value.
@@ -163,7 +188,16 @@ mod tests {
         let text = "[aws]\nregion = \"eu-central-1\"\n[agents]\nsecurity_group = \"sg-1\"\n[set]\n\
                     \"builder:buildkitd.tls\" = true\n\"machine.aws.subnet\" = \"subnet-1\"\n\"machine.cpus\" = 4\n";
         let config = Config::parse(text, Path::new("/p/amibake.toml")).unwrap();
-        assert_eq!(config.set, ["builder:buildkitd.tls=true", "machine.aws.subnet=subnet-1", "machine.cpus=4"]);
+        // What is for one recipe wins, whatever the alphabet says; a table is about its values.
+        assert_eq!(config.set, ["machine.aws.subnet=subnet-1", "machine.cpus=4", "builder:buildkitd.tls=true"]);
+        let nested =
+            "[set]\nmachine.cpus = 4\nmachine.aws.spot = true\n[set.buildkitd.registry.\"docker.io\"]\nhttp = true\n";
+        let config = Config::parse(nested, Path::new("/p/amibake.toml")).unwrap();
+        assert_eq!(
+            config.set,
+            ["buildkitd.registry.\"docker.io\".http=true", "machine.aws.spot=true", "machine.cpus=4"]
+        );
+        let config = Config::parse(text, Path::new("/p/amibake.toml")).unwrap();
         assert_eq!(
             (config.region.as_deref(), config.agents.security_group.as_deref()),
             (Some("eu-central-1"), Some("sg-1"))

@@ -30,8 +30,10 @@ for program in bash mkfifo setsid; do
     command -v "$program" >/dev/null || broken "this machine has no $program"
 done
 
-# cloud-init holds the package manager's lock, and goes on for a while after the agent is there.
-if [ ! -e /run/amibake/settled ]; then
+# cloud-init holds the package manager's lock, and goes on for a while after the agent is there. A finished image is not
+# waited for here: its last part comes after everything that starts at boot, which may wait for this very script.
+settles=@settles@
+if [ "$settles" = 1 ] && [ ! -e /run/amibake/settled ]; then
     if command -v cloud-init >/dev/null; then timeout 600 cloud-init status --wait </dev/null >/dev/null 2>&1; fi
     : >/run/amibake/settled
 fi

@@ -281,7 +281,7 @@ UNIT
     unit amibake-host-log.service "Copy the daemon's journal to a file" <<UNIT
 
 [Service]
-ExecStart=journalctl --boot --follow --lines=all --output=short-iso --unit=buildkitd.service --unit=amibake-volume@* --unit=amibake-host-*
+ExecStart=journalctl --boot --follow --lines=all --output=short-iso --unit=buildkitd.service --unit=amibake-volume@* --unit=amibake-tls* --unit=amibake-host-*
 StandardOutput=append:$LOG
 Restart=always
 RestartSec=30s

@@ -197,9 +197,11 @@ variable "tls_parameters" {
   }
 }
 
+{% endif -%}
+{% if s.tls.is_some() -%}
 variable "tls_kms_key_arn" {
   type        = string
-  description = "Key that encrypts those parameters. Empty for the account's key for SSM."
+  description = "Key that encrypts the daemon's certificate and key (`amibake certs --kms-key`). Empty for the account's own."
   default     = ""
 
   validation {
@@ -443,10 +445,10 @@ data "aws_iam_policy_document" "builder" {
 {%- if let Some(Tls::Bucket(place)) = s.tls %}
     actions   = ["s3:GetObject"]
     resources = ["arn:${local.partition}:s3:::{= place =}/server/*"]
-  }
 {%- else %}
     actions   = ["ssm:GetParameter"]
     resources = ["arn:${local.partition}:ssm:${local.region}:${local.account}:parameter${var.tls_parameters}/server/*"]
+{%- endif %}
   }
 
   dynamic "statement" {
@@ -460,11 +462,10 @@ data "aws_iam_policy_document" "builder" {
       condition {
         test     = "StringEquals"
         variable = "kms:ViaService"
-        values   = ["ssm.${local.region}.amazonaws.com"]
+        values   = ["{% if let Some(Tls::Bucket(_)) = s.tls %}s3{% else %}ssm{% endif %}.${local.region}.amazonaws.com"]
       }
     }
   }
-{%- endif %}
 {%- endif %}
 
   # What EC2 does with the key in the instance's name.

@@ -32,9 +32,12 @@ amibake_env() {
     BUILDKIT_TLS_DIR=$(
         umask 077
         mkdir -p "$HOME/.amibake" &&
-            find "$HOME/.amibake" -mindepth 1 -maxdepth 1 -name 'buildkit.*' -mmin +4320 -exec rm -rf {} + &&
+            { find "$HOME/.amibake" -mindepth 1 -maxdepth 1 -name 'buildkit.*' -mmin +4320 -exec rm -rf {} + || true; } &&
             mktemp -d "$HOME/.amibake/buildkit.XXXXXX"
-    ) || return 1
+    ) || {
+        unset BUILDKIT_HOST BUILDKIT_TLS_DIR
+        return 1
+    }
     for file in ca cert key; do
         (umask 077 && {= fetch =} >"$BUILDKIT_TLS_DIR/$file.pem") || {
             echo "amibake: cannot fetch the client's certificate: may the agents' role read what is below" {= from =}"/client?" >&2

@@ -246,7 +246,9 @@ fn alternative(name: &str) -> Result<SanType> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let fits = plain.len() <= 253 && plain.split('.').all(label);
+    // No name ends in a number (RFC 3696): it is an address that was mistyped.
+    let number = plain.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    let fits = plain.len() <= 253 && plain.split('.').all(label) && !number;
     match name.try_into() {
         Ok(text) if fits => Ok(SanType::DnsName(text)),
         _ => Err(Error::usage(format!("`{}` is no host name and no address", name.escape_debug()))

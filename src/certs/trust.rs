@@ -11,8 +11,9 @@ use crate::error::Result;
 
 const END: &str = "-----END CERTIFICATE-----";
 
-/// How long a builder may go on with the authorities that it knows: its timer looks once a day, and may be an hour late.
-const TAKEN_UP: SignedDuration = SignedDuration::from_hours(26);
+/// How long a builder may go on with the authorities that it knows: its timer looks once a day, may be an hour late, and waits
+/// half a day for a moment without builds.
+const TAKEN_UP: SignedDuration = SignedDuration::from_hours(40);
 
 /// Why a certificate, or an authority, is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

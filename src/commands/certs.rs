@@ -14,7 +14,7 @@ use super::releases::reporter;
 use crate::catalog::{Finding, Standing};
 use crate::certs::{self, Described, Fault, Pair, Purpose, Trusted};
 use crate::cli::Settings;
-use crate::error::{Context as _, Error, Exit, Result};
+use crate::error::{Context as _, Error, Exit, Result, in_a_line};
 use crate::provider::aws::{Account, Aws};
 use crate::report;
 
@@ -28,7 +28,7 @@ const CLIENT: &str = "client";
 pub enum CertsCommand {
     /// Make an authority of your own, once; or, with --rotate, the one that follows it
     #[command(after_help = "Examples:\n  amibake certs init --ssm /builder/tls --region eu-central-1\n  \
-        amibake certs init --s3 s3://buildkite-secrets/builder/tls\n  amibake certs init --dir tls\n  \
+        amibake certs init --s3 s3://ci-authority/builder\n  amibake certs init --dir tls\n  \
         amibake certs init --ssm /builder/tls --rotate\n\n\
         An authority ends, and nothing that it signed holds longer. --rotate makes the next one while there is time: both\n\
         are trusted until the old one ends. The builder takes that up within a day, and `certs renew` then replaces what\n\
@@ -39,6 +39,7 @@ pub enum CertsCommand {
     /// Make the builder's certificate for its names, and the agents'
     #[command(after_help = "Example:\n  \
         amibake certs issue --ssm /builder/tls --name builder.ci.internal --name 10.0.1.7\n  \
+        amibake certs issue --ssm /builder/tls --name builder.ci.internal --agents-to s3://buildkite-secrets/builder\n  \
         amibake certs issue --dir tls --name localhost\n\n\
         None holds longer than the authority.\n\
         One that is there is replaced only with --force: whoever holds it would be locked out.")]
@@ -64,19 +65,19 @@ pub struct PlaceArgs {
     /// SSM parameters below this prefix; keys as SecureStrings
     #[arg(long, value_name = "PREFIX")]
     ssm: Option<String>,
-    /// Objects of a bucket below s3://BUCKET/PREFIX, for example the secrets bucket; encrypted by KMS
+    /// Objects below s3://BUCKET/PREFIX, encrypted by KMS; not the agents' secrets bucket, which every job may read
     #[arg(long, value_name = "PLACE")]
     s3: Option<String>,
     /// A folder on this machine
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// AWS region [default: as the AWS CLI finds it]
+    /// AWS region [default: the environment's, else that of amibake.toml, else the profile's]
     #[arg(long, value_name = "REGION", help_heading = "AWS")]
     region: Option<String>,
     /// Profile of the AWS configuration [default: as the AWS CLI finds it]
     #[arg(long, value_name = "NAME", help_heading = "AWS")]
     profile: Option<String>,
-    /// Key of KMS that encrypts SecureStrings or objects [default: the account's own for SSM or S3]
+    /// Key of KMS that encrypts SecureStrings or objects [default: that of what is there, else the account's own for SSM or S3]
     #[arg(long, value_name = "KEY", help_heading = "AWS")]
     kms_key: Option<String>,
 }
@@ -111,6 +112,17 @@ pub struct IssueArgs {
     /// Replace those that are there
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    copy: CopyArgs,
+}
+
+/// Where else the agents' part goes.
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// Also put the agents' certificate and key here, and nothing else: /PREFIX of SSM parameters or s3://BUCKET/PREFIX, such
+    /// as the Elastic CI Stack's secrets bucket, which all its agents may read
+    #[arg(long, value_name = "PLACE", help_heading = "AWS")]
+    agents_to: Option<String>,
 }
 
 /// `amibake certs renew`.
@@ -124,6 +136,8 @@ pub struct RenewArgs {
     /// Days that new ones hold
     #[arg(long, value_name = "DAYS", default_value_t = 397, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
+    #[command(flatten)]
+    copy: CopyArgs,
 }
 
 /// `amibake certs show`.
@@ -142,18 +156,19 @@ const SOON: u32 = 30;
 /// How long the certificates hold that are kept at `prefix`, of SSM parameters or in a bucket: for `check`.
 pub(super) async fn standing(settings: &Settings, prefix: &str, account: &Account) -> Result<Vec<Finding>> {
     let (region, profile) = (account.region.clone(), account.profile.clone());
-    let (ssm, s3) = match prefix.starts_with("s3://") {
-        true => (None, Some(prefix.to_owned())),
-        false => (Some(prefix.to_owned()), None),
-    };
-    let args = PlaceArgs { ssm, s3, dir: None, region, profile, kms_key: None };
+    let args = PlaceArgs::named(prefix, region, profile, None);
     let (place, now) = (args.open(settings).await?, Timestamp::now());
     let mut findings = Vec::new();
     for whose in [CA, SERVER, CLIENT] {
         let about = place.shown(whose, "cert");
-        findings.push(match place.described(whose).await? {
-            None => Finding::new(&about, "certificate", Standing::OutOfDate, "there is none"),
-            Some(described) => {
+        findings.push(match place.described(whose).await {
+            // Damaged: a new one is needed.
+            Err(error) if error.exit() == Exit::Usage => {
+                Finding::new(&about, "certificate", Standing::OutOfDate, in_a_line(&error))
+            }
+            Err(error) => return Err(error),
+            Ok(None) => Finding::new(&about, "certificate", Standing::OutOfDate, "there is none"),
+            Ok(Some(described)) => {
                 let standing =
                     if described.days_left(now) > i64::from(SOON) { Standing::Current } else { Standing::OutOfDate };
                 Finding::new(&about, "certificate", standing, format!("holds until {}", date(described.not_after)))
@@ -164,6 +179,31 @@ pub(super) async fn standing(settings: &Settings, prefix: &str, account: &Accoun
 }
 
 impl PlaceArgs {
+    /// One in AWS, by what it looks like.
+    fn named(place: &str, region: Option<String>, profile: Option<String>, kms_key: Option<String>) -> Self {
+        let (ssm, s3) = match place.starts_with("s3://") {
+            true => (None, Some(place.to_owned())),
+            false => (Some(place.to_owned()), None),
+        };
+        Self { ssm, s3, dir: None, region, profile, kms_key }
+    }
+
+    /// Opens a place that keys of the authority and of the builder are kept at: not the one that every job may read.
+    async fn open_for_keys(&self, settings: &Settings) -> Result<Place> {
+        let place = self.open(settings).await?;
+        let secrets = settings.config.agents.secrets_bucket.as_ref();
+        if let Place::Aws { at: At::Bucket(bucket, _), .. } = &place
+            && Some(bucket) == secrets
+        {
+            let message =
+                format!("s3://{bucket} is the agents' secrets bucket: every job could read the authority's key");
+            return Err(Error::usage(message).with_hint(
+                "keep them as SSM parameters or in a bucket of their own; --agents-to puts the agents' part there",
+            ));
+        }
+        Ok(place)
+    }
+
     async fn open(&self, settings: &Settings) -> Result<Place> {
         if let Some(dir) = &self.dir {
             return Ok(Place::Dir(crate::cli::absolute(dir)?));
@@ -199,7 +239,7 @@ pub(crate) fn run(settings: &Settings, command: &CertsCommand) -> Result<Exit> {
 }
 
 async fn init(settings: &Settings, args: &InitArgs) -> Result<Exit> {
-    let (place, now) = (args.place.open(settings).await?, Timestamp::now());
+    let (place, now) = (args.place.open_for_keys(settings).await?, Timestamp::now());
     let authority = certs::authority(&args.name, args.days, now)?;
     if let Place::Dir(dir) = &place {
         fs::create_dir_all(dir).or_host(|| format!("cannot make {}", dir.display()))?;
@@ -213,6 +253,10 @@ async fn init(settings: &Settings, args: &InitArgs) -> Result<Exit> {
         }
     }
     let former = place.trusted(now).await?.map(|trusted| trusted.bundle()).unwrap_or_default();
+    if args.rotate && former.is_empty() {
+        return Err(Error::usage(format!("there is no authority at {} to follow", place.shown(CA, "cert")))
+            .with_hint("without --rotate, `amibake certs init` makes the first one"));
+    }
     let trusted = Trusted::new(&authority.certificate, &former, now)?;
     // Who is to trust the new one comes first, and its key last but for what it belongs to.
     let mut files = Vec::new();
@@ -241,7 +285,7 @@ async fn init(settings: &Settings, args: &InitArgs) -> Result<Exit> {
 }
 
 async fn issue(settings: &Settings, args: &IssueArgs) -> Result<Exit> {
-    let (place, now) = (args.place.open(settings).await?, Timestamp::now());
+    let (place, now) = (args.place.open_for_keys(settings).await?, Timestamp::now());
     let _alone = place.alone().await?;
     let (authority, trusted) = place.authority(now).await?;
     for whose in [SERVER, CLIENT] {
@@ -249,6 +293,13 @@ async fn issue(settings: &Settings, args: &IssueArgs) -> Result<Exit> {
             return Err(Error::usage(format!("there is one already at {}", place.shown(whose, "cert")))
                 .with_hint("`amibake certs renew` makes what ends soon anew; --force replaces it now"));
         }
+    }
+    if let Ok(Some(there)) = place.described(SERVER).await
+        && trusted.waits(&there, now)
+    {
+        reporter(settings).warn(
+            "the new authority signs these, and a builder that runs may not know it for a day: it refuses the agents until then",
+        );
     }
     let server = certs::server(&authority, &args.name, args.days, now)?;
     let client = certs::client(&authority, "agents", args.days, now)?;
@@ -259,11 +310,31 @@ async fn issue(settings: &Settings, args: &IssueArgs) -> Result<Exit> {
         tell(settings, &place, whose, pair)?;
     }
     warn_of_its_end(settings, &trusted, args.days, now);
+    hand_on(settings, &args.place, &args.copy, &place).await?;
     Ok(Exit::Done)
 }
 
+/// Copies the agents' part, and nothing else, to where they read it.
+async fn hand_on(settings: &Settings, from: &PlaceArgs, copy: &CopyArgs, place: &Place) -> Result<()> {
+    let Some(to) = &copy.agents_to else { return Ok(()) };
+    let to =
+        PlaceArgs::named(to, from.region.clone(), from.profile.clone(), from.kms_key.clone()).open(settings).await?;
+    let mut files: Vec<Kept> = Vec::new();
+    let mut same = true;
+    for what in ["ca", "key", "cert"] {
+        let Some(text) = place.get(CLIENT, what).await? else { return Ok(()) };
+        same &= to.get(CLIENT, what).await?.as_ref() == Some(&text);
+        files.push((CLIENT, what, text));
+    }
+    if !same {
+        to.keep(&files).await?;
+        reporter(settings).note(format!("{} is what agents read", to.shown(CLIENT, "cert")));
+    }
+    Ok(())
+}
+
 async fn renew(settings: &Settings, args: &RenewArgs) -> Result<Exit> {
-    let (place, now, talk) = (args.place.open(settings).await?, Timestamp::now(), reporter(settings));
+    let (place, now, talk) = (args.place.open_for_keys(settings).await?, Timestamp::now(), reporter(settings));
     let _alone = place.alone().await?;
     let (authority, trusted) = place.authority(now).await?;
     let (mut files, mut made): (Vec<Kept>, Vec<(&'static str, Pair)>) = (Vec::new(), Vec::new());
@@ -310,6 +381,7 @@ async fn renew(settings: &Settings, args: &RenewArgs) -> Result<Exit> {
         talk.note("nothing was made anew");
     }
     warn_of_its_end(settings, &trusted, args.days.max(SOON), now);
+    hand_on(settings, &args.place, &args.copy, &place).await?;
     Ok(Exit::Done)
 }
 

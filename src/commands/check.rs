@@ -84,7 +84,7 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
     let (index, images) =
         join(place.index(settings, &reporter), images(settings, args, &recipes, &lock, &arches, &reporter)).await;
     let platforms: Vec<Platform> = lock.artifacts.keys().copied().collect();
-    let (release, failure) = match index {
+    let (release, mut failure) = match index {
         Ok(index) => {
             let newest = index.newest(args.channel, &platforms).map(|listed| listed.version);
             let mut release = of_release(lock.version, newest);
@@ -104,7 +104,12 @@ async fn look(settings: &Settings, args: &CheckArgs) -> Result<(Vec<Finding>, Op
             match super::certs::standing(settings, prefix, &account).await {
                 Ok(findings) => findings,
                 Err(error) if error.exit() == Exit::Usage => return Err(error),
-                Err(error) => vec![Finding::new(prefix, "certificate", Standing::Unknown, in_a_line(&error))],
+                // They were asked for by name: an alarm must not go silent because it may no longer look.
+                Err(error) => {
+                    let finding = Finding::new(prefix, "certificate", Standing::Unknown, in_a_line(&error));
+                    failure.get_or_insert(error);
+                    vec![finding]
+                }
             }
         }
     };

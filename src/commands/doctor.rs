@@ -12,7 +12,7 @@ use super::prepare::until_cancelled;
 use super::releases::reporter;
 use super::signals::cancel_on_signal;
 use crate::cli::Settings;
-use crate::doctor::{self, Around, Check, Client, Finding, Options, Verdict};
+use crate::doctor::{self, Around, Check, Client, Finding, Options, Told, Verdict};
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::provider::Catalog as _;
 use crate::provider::aws::Aws;
@@ -48,7 +48,7 @@ pub struct DoctorArgs {
     /// Security group of the agents [default: what amibake.toml says, else this machine's, if it is one]
     #[arg(long, value_name = "GROUP", requires = "aws", help_heading = "AWS")]
     agents: Option<String>,
-    /// AWS region [default: as the AWS CLI finds it]
+    /// AWS region [default: the environment's, else that of amibake.toml, else the profile's]
     #[arg(long, value_name = "REGION", requires = "aws", help_heading = "AWS")]
     region: Option<String>,
     /// Profile of the AWS configuration [default: as the AWS CLI finds it]
@@ -102,7 +102,7 @@ fn read(path: &Path) -> Result<Vec<Finding>> {
 fn live(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
     let locked = if settings.lock.exists() { Some(Lock::load(&settings.lock)?.version.to_string()) } else { None };
     let host = args.host.clone().or_else(doctor::daemon_here);
-    let checks = super::block_on(async {
+    let (checks, unasked) = super::block_on(async {
         let options = Options {
             host: host.clone(),
             elsewhere: args.aws,
@@ -118,28 +118,39 @@ fn live(settings: &Settings, args: &DoctorArgs) -> Result<Exit> {
             free,
         };
         let mut checks = doctor::examine(&options, Timestamp::now()).await;
-        checks.extend(doctor::inside_here().await?.unwrap_or_default());
-        if args.aws {
-            checks.extend(around(settings, args, host.clone(), locked.clone()).await?);
+        if !args.aws {
+            checks.extend(doctor::inside_here().await?.unwrap_or_default());
+            return Ok((checks, None));
         }
-        Ok::<_, Error>(checks)
+        // No region, no credentials: what was found before is told all the same.
+        let told = match around(settings, args, host.clone(), locked.clone()).await {
+            Err(error) if error.exit() != Exit::Interrupted => Told { checks: Vec::new(), unasked: Some(error) },
+            told => told?,
+        };
+        checks.extend(told.checks);
+        Ok::<_, Error>((checks, told.unasked))
     })?;
-    let healthy = checks.iter().all(|check| check.verdict != Verdict::Wrong);
+    let wrong = checks.iter().any(|check| check.verdict == Verdict::Wrong);
+    // Where AWS was to be asked and did not answer, nothing can be called healthy.
+    let healthy = if wrong { Some(false) } else { unasked.is_none().then_some(true) };
     if args.json {
-        report::print_json(&json!({ "healthy": healthy, "checks": checks }));
+        let error = unasked.as_ref().map(report::error_json);
+        report::print_json(&json!({ "healthy": healthy, "checks": checks, "error": error }));
     } else {
         report::print(&table(&checks));
     }
-    Ok(if healthy { Exit::Done } else { Exit::Failed })
+    if let Some(error) = &unasked {
+        settings.talk.error(error);
+    }
+    Ok(match (wrong, unasked) {
+        (true, _) => Exit::Failed,
+        (false, Some(error)) => error.exit(),
+        (false, None) => Exit::Done,
+    })
 }
 
 /// What AWS tells.
-async fn around(
-    settings: &Settings,
-    args: &DoctorArgs,
-    host: Option<String>,
-    locked: Option<String>,
-) -> Result<Vec<Check>> {
+async fn around(settings: &Settings, args: &DoctorArgs, host: Option<String>, locked: Option<String>) -> Result<Told> {
     let cancel = cancel_on_signal(&settings.runs)?;
     let look = async {
         let account = settings.account(args.region.clone(), args.profile.clone());

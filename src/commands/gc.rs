@@ -32,7 +32,7 @@ pub struct GcArgs {
     /// Remove it, and not only say so
     #[arg(long)]
     pub yes: bool,
-    /// AWS region [default: as the AWS CLI finds it]
+    /// AWS region [default: the environment's, else that of amibake.toml, else the profile's]
     #[arg(long, value_name = "REGION")]
     pub region: Option<String>,
     /// Profile of the AWS configuration [default: as the AWS CLI finds it]

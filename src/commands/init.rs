@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::Args;
 use include_dir::{Dir, DirEntry, include_dir};
 
-use super::prepare::{load, until_cancelled};
+use super::prepare::{given as given_recipe, load, until_cancelled};
 use super::releases::reporter;
 use super::signals::cancel_on_signal;
 use crate::bake::Reporter;
@@ -30,7 +30,7 @@ pub struct InitArgs {
     /// The Elastic CI Stack's CloudFormation stack [default: the only one of the region]
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
-    /// AWS region [default: as the AWS CLI finds it]
+    /// AWS region [default: the environment's, else that of amibake.toml, else the profile's]
     #[arg(long, value_name = "REGION", help_heading = "AWS")]
     region: Option<String>,
     /// Profile of the AWS configuration [default: as the AWS CLI finds it]. It is not written down: it is yours
@@ -81,17 +81,21 @@ pub(crate) fn run(settings: &Settings, args: &InitArgs) -> Result<Exit> {
     let asks = !args.no_input && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let mut asker = Asker { input: std::io::stdin().lock(), asks };
     let found = match args.offline {
-        true => Found { region: args.region.clone(), ..Found::default() },
+        true => {
+            let region =
+                args.region.clone().or_else(|| std::env::var("AWS_REGION").ok().filter(|region| !region.is_empty()));
+            Found { region, ..Found::default() }
+        }
         false => super::block_on(find(settings, args, &mut asker, &reporter))?,
     };
-    let values = values(args, &found, &mut asker)?;
     let path = settings.project.join(config::FILE);
+    let values = values(args, &found, &settings.config, &mut asker)?;
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).or_usage(|| format!("cannot read {}", path.display())),
     };
-    let wanted: Vec<Wanted<'_>> = values.iter().map(|(table, key, value)| (*table, *key, value.as_str())).collect();
+    let wanted: Vec<Wanted<'_>> = values.iter().map(|one| (one.table, one.key, one.value.as_str())).collect();
     let mut after = config::with(&before, &path, &wanted)?;
     if before.is_empty() {
         after.insert_str(0, HEAD);
@@ -100,20 +104,22 @@ pub(crate) fn run(settings: &Settings, args: &InitArgs) -> Result<Exit> {
         report::print(&after);
         return Ok(Exit::Done);
     }
-    write_project(settings, &reporter)?;
     // Before anything is written that no command could use.
-    let given = Config::parse(&after, &path)?;
-    load(&Settings { config: given, ..settings.clone() }, &recipe::all(&settings.project)?, &[])?;
+    let given = Settings { config: Config::parse(&after, &path)?, ..settings.clone() };
+    judge(&given)?;
+    write_project(settings, &reporter)?;
     if after == before {
         reporter.note(format!("{} says all this already", path.display()));
     } else {
-        write(&path, &after)?;
+        // Where a link leads, and not in the link's place.
+        write(&std::fs::canonicalize(&path).unwrap_or(path.clone()), &after)?;
         reporter.note(format!("wrote {}", path.display()));
     }
-    for (table, key, value) in &values {
-        reporter.note(format!("  {table}.{key} = {value}"));
+    for Value { table, key, value, was } in &values {
+        let was = was.as_ref().filter(|was| *was != value).map(|was| format!(" (it was {was})")).unwrap_or_default();
+        reporter.note(format!("  {table}.{key} = {value}{was}"));
     }
-    report::print(&next_steps(&found, &values));
+    report::print(&next_steps(&found, &values, &given)?);
     Ok(Exit::Done)
 }
 
@@ -170,7 +176,8 @@ fn choose(
         (None, []) => return Ok(None),
         (None, [only]) => (*only).to_owned(),
         (None, [first, ..]) if asker.asks => {
-            asker.ask(&format!("Elastic CI Stack ({})", names.join(", ")), Some(first))?.unwrap_or_default()
+            let form: Form = (|text| !text.is_empty(), "its name");
+            asker.ask(&format!("Elastic CI Stack ({})", names.join(", ")), Some(first), form)?.unwrap_or_default()
         }
         (None, _) => {
             return Err(Error::usage(format!("there are several Elastic CI Stacks in {region}"))
@@ -193,33 +200,52 @@ fn the_only(mut networks: Vec<BakeNetwork>, reporter: &Reporter) -> Option<BakeN
     networks.pop()
 }
 
-type Values = Vec<(&'static str, &'static str, String)>;
+/// A value that is written, and what stood there before.
+struct Value {
+    table: &'static str,
+    key: &'static str,
+    value: String,
+    was: Option<String>,
+}
 
-/// What is written: a flag, else what was found, else an answer.
-fn values(args: &InitArgs, found: &Found, asker: &mut Asker<impl BufRead>) -> Result<Values> {
+/// What a value must look like: the regular expression of its kind in a recipe's schema, or of AWS, and an example.
+type Form = (fn(&str) -> bool, &'static str);
+
+const REGION: Form = (|text| is(text, "-") && text.matches('-').count() >= 2, "eu-central-1");
+const SUBNET: Form = (|text| id(text, "subnet-"), "subnet-0123456789abcdef0");
+const GROUP: Form = (|text| id(text, "sg-"), "sg-0123456789abcdef0");
+const BUCKET: Form = (
+    |text| (3..=63).contains(&text.len()) && is(text, "-.") && text.chars().all(|char| !char.is_ascii_uppercase()),
+    "buildkite-secrets",
+);
+const PROFILE: Form = (|text| is(text, "+=,.@-_"), "amibake");
+
+fn is(text: &str, others: &str) -> bool {
+    !text.is_empty() && text.chars().all(|char| char.is_ascii_alphanumeric() || others.contains(char))
+}
+
+/// `sg-…` and the like: 8 or 17 hexadecimal digits.
+fn id(text: &str, kind: &str) -> bool {
+    let digits = text.strip_prefix(kind).unwrap_or_default();
+    matches!(digits.len(), 8 | 17) && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// What is written: a flag, else what the file says already, else what was found; or an answer.
+fn values(args: &InitArgs, found: &Found, config: &Config, asker: &mut Asker<impl BufRead>) -> Result<Vec<Value>> {
     let stack = found.stack.as_ref();
     let output = |key: &str| found.network.as_ref().and_then(|network| network.outputs.get(key).cloned());
+    let group = stack.and_then(|stack| stack.security_group.clone());
+    let bucket = stack.and_then(|stack| stack.secrets_bucket.clone());
     let all = [
-        ("aws", "region", "region", &args.region, found.region.clone()),
-        (
-            "agents",
-            "security_group",
-            "security group of the agents",
-            &args.agents,
-            stack.and_then(|stack| stack.security_group.clone()),
-        ),
-        (
-            "agents",
-            "secrets_bucket",
-            "bucket with their env hooks",
-            &args.secrets_bucket,
-            stack.and_then(|stack| stack.secrets_bucket.clone()),
-        ),
-        ("set", "machine.aws.subnet", "subnet to bake in", &args.subnet, output("Subnet")),
+        ("aws", "region", "region", REGION, &args.region, found.region.clone()),
+        ("agents", "security_group", "security group of the agents", GROUP, &args.agents, group),
+        ("agents", "secrets_bucket", "bucket with their env hooks", BUCKET, &args.secrets_bucket, bucket),
+        ("set", "machine.aws.subnet", "subnet to bake in", SUBNET, &args.subnet, output("Subnet")),
         (
             "set",
             "machine.aws.security_group",
             "security group to bake with",
+            GROUP,
             &args.security_group,
             output("SecurityGroup"),
         ),
@@ -227,6 +253,7 @@ fn values(args: &InitArgs, found: &Found, asker: &mut Asker<impl BufRead>) -> Re
             "set",
             "machine.aws.instance_profile",
             "instance profile to bake with",
+            PROFILE,
             &args.instance_profile,
             output("InstanceProfile"),
         ),
@@ -234,20 +261,49 @@ fn values(args: &InitArgs, found: &Found, asker: &mut Asker<impl BufRead>) -> Re
             "set",
             "delivery.bucket",
             "bucket that the tarball travels by (only without internet)",
+            BUCKET,
             &args.delivery_bucket,
             None,
         ),
-        ("set", "logs.bucket", "bucket for long output", &args.log_bucket, None),
+        ("set", "logs.bucket", "bucket for long output", BUCKET, &args.log_bucket, None),
     ];
-    let mut values = Values::new();
-    for (table, key, label, flag, default) in all {
+    let mut values = Vec::new();
+    for (table, key, label, form, flag, found) in all {
+        let was = said(config, table, key);
         let value = match flag {
-            Some(value) => Some(value.clone()),
-            None => asker.ask(label, default.as_deref())?,
+            Some(value) if form.0(value) => Some(value.clone()),
+            Some(value) => return Err(unfit(label, value, form)),
+            None => asker.ask(label, was.as_deref().or(found.as_deref()), form)?,
         };
-        values.extend(value.map(|value| (table, key, value)));
+        values.extend(value.map(|value| Value { table, key, value, was }));
     }
     Ok(values)
+}
+
+fn unfit(label: &str, value: &str, form: Form) -> Error {
+    Error::usage(format!("`{}` is no {label}", report::clean(value))).with_hint(format!("for example {}", form.1))
+}
+
+/// What the file says by now.
+fn said(config: &Config, table: &str, key: &str) -> Option<String> {
+    match (table, key) {
+        ("aws", _) => config.region.clone(),
+        ("agents", "security_group") => config.agents.security_group.clone(),
+        ("agents", _) => config.agents.secrets_bucket.clone(),
+        _ => config.set.iter().rev().find_map(|text| text.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned),
+    }
+}
+
+/// Whether the recipes take what they are given: the project's, or those that it is to have.
+fn judge(given: &Settings) -> Result<()> {
+    if recipe::all(&given.project).is_ok_and(|all| !all.is_empty()) {
+        return load(given, &recipe::all(&given.project)?, &[]).map(drop);
+    }
+    let folder = tempfile::tempdir().or_host(|| "cannot make a folder for the time being".to_owned())?;
+    copy(&RECIPES, &folder.path().join("recipes"))?;
+    copy(&ASSETS, &folder.path().join("assets/builder"))?;
+    let there = Settings { project: folder.path().to_owned(), ..given.clone() };
+    load(&there, &recipe::all(folder.path())?, &[]).map(drop)
 }
 
 /// Asks whoever sits there.
@@ -257,12 +313,22 @@ struct Asker<R> {
 }
 
 impl<R: BufRead> Asker<R> {
-    /// The answer; an empty one is the default, `-` is none. Where nobody is asked, it is the default.
-    fn ask(&mut self, label: &str, default: Option<&str>) -> Result<Option<String>> {
-        let default = default.map(str::to_owned);
+    /// The answer; an empty one is the default, `-` is none. One that does not fit is asked for again. Where nobody is asked,
+    /// it is the default.
+    fn ask(&mut self, label: &str, default: Option<&str>, form: Form) -> Result<Option<String>> {
         if !self.asks {
-            return Ok(default);
+            return Ok(default.map(str::to_owned));
         }
+        loop {
+            match self.once(label, default)? {
+                Some(answer) if !form.0(&answer) => eprint_line(&unfit(label, &answer, form)),
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    fn once(&mut self, label: &str, default: Option<&str>) -> Result<Option<String>> {
+        let default = default.map(str::to_owned);
         let shown = default.as_ref().map_or_else(String::new, |default| format!(" [{default}]"));
         // Talk, in the place of the answer: nothing else is said meanwhile.
         let mut stderr = std::io::stderr();
@@ -279,6 +345,11 @@ impl<R: BufRead> Asker<R> {
             answer => Some(answer.to_owned()),
         })
     }
+}
+
+/// A word between two questions.
+fn eprint_line(error: &Error) {
+    report::say(&format!("{error}; {}", error.hint().unwrap_or_default()));
 }
 
 /// Recipes, their assets and a lock, where the project has no recipes yet. Nothing that is there is touched.
@@ -312,9 +383,14 @@ fn copy(from: &Dir<'_>, to: &Path) -> Result<()> {
 /// Beside it, then renamed.
 fn write(path: &Path, text: &str) -> Result<()> {
     let put = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
+        // As it was, or for everybody to read.
+        let permissions = match std::fs::metadata(path) {
+            Ok(there) => there.permissions(),
+            Err(_) => std::os::unix::fs::PermissionsExt::from_mode(0o644),
+        };
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().tempfile_in(folder)?;
+        file.as_file().set_permissions(permissions)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -324,9 +400,10 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// The road from here, with what is known filled in.
-fn next_steps(found: &Found, values: &Values) -> String {
-    let value = |key: &str| values.iter().find(|(_, name, _)| *name == key).map(|(_, _, value)| value.as_str());
+fn next_steps(found: &Found, values: &[Value], given: &Settings) -> Result<String> {
+    let value = |key: &str| values.iter().find(|one| one.key == key).map(|one| one.value.as_str());
     let region = value("region").map(|region| format!(" --region {region}")).unwrap_or_default();
+    let has = |name: &str| recipe::all(&given.project).is_ok_and(|all| all.iter().any(|one| one == name));
     let mut steps = Vec::new();
     if value("machine.aws.subnet").is_none() {
         steps.push(format!(
@@ -336,28 +413,43 @@ fn next_steps(found: &Found, values: &Values) -> String {
         ));
     }
     steps.push(
-        "# bake both images, boot them once, and give them to the channel `stable`\n  amibake build --all --verify\n  \
+        "# bake all images, boot them once, and give them to the channel `stable`\n  amibake build --all --verify\n  \
                 amibake promote --pair"
             .to_owned(),
     );
-    let stack = found.stack.as_ref();
-    let vpc = stack.and_then(|stack| stack.vpc.as_deref()).unwrap_or("vpc-…");
-    let subnet = stack.and_then(|stack| stack.subnets.first()).map_or("subnet-…", String::as_str);
-    let agents = value("security_group").unwrap_or("sg-…");
-    steps.push(format!(
-        "# the builder: a private subnet of the agents' VPC{}\n  amibake render cloudformation > builder.yml\n  aws \
-         cloudformation deploy{region} --stack-name builder --template-file builder.yml --capabilities CAPABILITY_IAM \\\n    \
-         --parameter-overrides Vpc={vpc} Subnets={subnet} AgentSecurityGroup={agents}",
-        if stack.is_some_and(|stack| !stack.subnets.is_empty()) {
-            " (the stack's own subnets are public ones, unless it was given others)"
-        } else {
-            ""
+    let mut tls = String::new();
+    if has("builder") {
+        let builder = given_recipe(given, "builder")?;
+        if let Some(daemon) = builder.recipe.buildkitd.filter(|daemon| daemon.tls) {
+            let place = if daemon.tls_from.starts_with("s3://") { "--s3" } else { "--ssm" };
+            let from = &daemon.tls_from;
+            steps.push(format!(
+                "# certificates, before the builder's stack: it waits for them\n  amibake certs init {place} {from}{region}\n  \
+                 amibake certs issue {place} {from}{region} --name BUILDER.NAME"
+            ));
+            tls = format!(" --tls-from {from}");
         }
-    ));
+        let stack = found.stack.as_ref();
+        let vpc = stack.and_then(|stack| stack.vpc.as_deref()).unwrap_or("vpc-…");
+        let subnet = stack.and_then(|stack| stack.subnets.first()).map_or("subnet-…", String::as_str);
+        let agents = value("security_group").unwrap_or("sg-…");
+        steps.push(format!(
+            "# the builder: a private subnet of the agents' VPC{}\n  amibake render cloudformation > builder.yml\n  aws \
+             cloudformation deploy{region} --stack-name builder --template-file builder.yml --capabilities CAPABILITY_IAM \\\n    \
+             --parameter-overrides Vpc={vpc} Subnets={subnet} AgentSecurityGroup={agents}",
+            if stack.is_some_and(|stack| !stack.subnets.is_empty()) {
+                " (the stack's own subnets are public ones, unless it was given others)"
+            } else {
+                ""
+            }
+        ));
+    }
     let bucket = value("secrets_bucket").map(|bucket| format!(" --upload {bucket}")).unwrap_or_default();
-    steps.push(format!("# tell the jobs where it is\n  amibake render env-hook --address tcp://ADDRESS:1234{bucket}"));
+    steps.push(format!(
+        "# tell the jobs where it is\n  amibake render env-hook --address tcp://BUILDER.NAME:1234{tls}{bucket}"
+    ));
     steps.push("# find out why it does not work\n  amibake doctor --aws".to_owned());
-    format!("next:\n{}", steps.iter().map(|step| format!("  {step}")).collect::<Vec<_>>().join("\n"))
+    Ok(format!("next:\n{}", steps.iter().map(|step| format!("  {step}")).collect::<Vec<_>>().join("\n")))
 }
 
 #[cfg(test)]
@@ -368,16 +460,28 @@ mod tests {
         Asker { input: answers.as_bytes(), asks: true }
     }
 
+    const ANY: Form = (|text| text.starts_with("subnet-"), "subnet-1");
+
     #[test]
     fn an_answer_a_default_and_none() {
-        let mut asker = asker("subnet-2\n\n-\n");
-        assert_eq!(asker.ask("subnet", Some("subnet-1")).unwrap().as_deref(), Some("subnet-2"));
-        assert_eq!(asker.ask("subnet", Some("subnet-1")).unwrap().as_deref(), Some("subnet-1"));
-        assert_eq!(asker.ask("subnet", Some("subnet-1")).unwrap(), None);
+        // One that does not fit is asked for again.
+        let mut asker = asker("nonsense\nsubnet-2\n\n-\n");
+        assert_eq!(asker.ask("subnet", Some("subnet-1"), ANY).unwrap().as_deref(), Some("subnet-2"));
+        assert_eq!(asker.ask("subnet", Some("subnet-1"), ANY).unwrap().as_deref(), Some("subnet-1"));
+        assert_eq!(asker.ask("subnet", Some("subnet-1"), ANY).unwrap(), None);
         // Ctrl-D.
-        assert_eq!(asker.ask("subnet", None).unwrap_err().exit(), Exit::Interrupted);
+        assert_eq!(asker.ask("subnet", None, ANY).unwrap_err().exit(), Exit::Interrupted);
         let mut nobody = Asker { input: &b""[..], asks: false };
-        assert_eq!(nobody.ask("subnet", Some("subnet-1")).unwrap().as_deref(), Some("subnet-1"));
+        assert_eq!(nobody.ask("subnet", Some("subnet-1"), ANY).unwrap().as_deref(), Some("subnet-1"));
+    }
+
+    #[test]
+    fn what_values_look_like() {
+        for ((fits, example), bad) in
+            [(REGION, "mars"), (SUBNET, "subnet-1"), (GROUP, "sg-\"; rm"), (BUCKET, "s3://x/y"), (PROFILE, "")]
+        {
+            assert!(fits(example) && !fits(bad) && !fits(""), "{example} {bad}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bake::{Reporter, Sink};
 use crate::cli::{Planning, Recipes, Settings};
+use crate::config::{self, scope};
 use crate::error::{Context as _, Error, Result};
 use crate::plan::{self, Facts, ImageFormat, Options, Plan};
 use crate::provider::Provider;
@@ -70,7 +71,11 @@ pub(super) fn load(settings: &Settings, names: &[String], overrides: &[String]) 
     for (name, overrides) in names.iter().zip(scoped(names, &all)?) {
         match recipe::load(&settings.project, name, &overrides) {
             Ok(recipe) => loaded.push(Read { loaded: recipe, overrides }),
-            Err(error) => failed.push(error),
+            // Nobody typed what [set] gives.
+            Err(error) => match before.iter().find(|text| told_of(&error, text)) {
+                Some(text) => failed.push(error.with_hint(format!("`{text}` is given by [set] in {}", config::FILE))),
+                None => failed.push(error),
+            },
         }
     }
     match failed.len() {
@@ -89,9 +94,10 @@ pub(super) fn given(settings: &Settings, name: &str) -> Result<Loaded> {
     recipe::load(&settings.project, name, &overrides.concat())
 }
 
-/// The name of a recipe that an override is for, if it is for one.
-fn scope(text: &str) -> Option<(&str, &str)> {
-    text.split_once(':').filter(|(scope, _)| !scope.contains(['.', '=', '"']))
+/// Whether an error is about this override.
+fn told_of(error: &Error, text: &str) -> bool {
+    let own = scope(text).map_or(text, |(_, rest)| rest);
+    crate::error::render(error).contains(&format!("--set {own}"))
 }
 
 fn stem(name: &str) -> String {
@@ -105,10 +111,12 @@ fn about(settings: &Settings, names: &[String]) -> Result<Vec<String>> {
     for text in &settings.config.set {
         match scope(text) {
             Some((scope, _)) if !named.iter().any(|name| name == scope) => {
-                let there = recipe::all(&settings.project).is_ok_and(|all| all.iter().any(|name| stem(name) == scope));
-                if !there {
-                    let file = settings.project.join(crate::config::FILE);
-                    return Err(Error::usage(format!("{}: `{text}` is for no recipe of recipes/", file.display())));
+                let all: Vec<String> =
+                    recipe::all(&settings.project).unwrap_or_default().iter().map(|name| stem(name)).collect();
+                if !all.iter().any(|name| name == scope) {
+                    let file = settings.project.join(config::FILE);
+                    let message = format!("{}: `{text}` in [set] is for no recipe of recipes/", file.display());
+                    return Err(Error::usage(message).with_hint(format!("there is {}", all.join(" and "))));
                 }
             }
             _ => kept.push(text.clone()),

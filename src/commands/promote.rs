@@ -32,7 +32,7 @@ pub struct Channel {
     /// Update this CloudFormation stack afterwards, with its own template and parameters, and wait
     #[arg(long, value_name = "STACK")]
     update_stack: Option<String>,
-    /// AWS region [default: as the AWS CLI finds it]
+    /// AWS region [default: the environment's, else that of amibake.toml, else the profile's]
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
     /// Profile of the AWS configuration [default: as the AWS CLI finds it]

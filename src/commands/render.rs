@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use similar::TextDiff;
 
 use super::pipeline;
-use super::prepare::{load, names_or_all, until_cancelled};
+use super::prepare::{given, load, names_or_all, until_cancelled};
 use super::releases::{lock_if_any, reporter};
 use super::signals::cancel_on_signal;
 use crate::cli::{Settings, account};
@@ -113,7 +113,11 @@ pub struct IamPolicyArgs {
 }
 
 fn iam_policy(settings: &Settings, args: &IamPolicyArgs) -> Result<Exit> {
-    let loaded = load(settings, &names_or_all(settings, &args.recipes)?, &args.set)?;
+    // Whoever looks from elsewhere has no recipes.
+    let loaded = match args.doctor {
+        true => Vec::new(),
+        false => load(settings, &names_or_all(settings, &args.recipes)?, &args.set)?,
+    };
     let recipes: Vec<&Recipe> = loaded.iter().map(|one| &one.loaded.recipe).collect();
     let scope = policy::Scope { region: args.region.clone(), account: args.account.clone(), role: args.role.clone() };
     let policy = match (args.instance, args.catalog, args.doctor) {
@@ -137,7 +141,7 @@ pub struct EnvHookArgs {
     #[arg(long, value_name = "NAME", group = "builder")]
     ssm_parameter: Option<String>,
     /// Where `amibake certs` keeps the client's certificate, if the builder wants one: a prefix of SSM parameters
-    /// (/builder/tls) or s3://BUCKET/PREFIX
+    /// (/builder/tls) or s3://BUCKET/PREFIX [default: what recipes/builder.toml says, if it has tls]
     #[arg(long, value_name = "PLACE")]
     tls_from: Option<String>,
     /// Region of the parameters, and of the bucket [default: as the environment says]
@@ -172,7 +176,7 @@ fn env_hook(settings: &Settings, args: &EnvHookArgs) -> Result<Exit> {
         generated_by: generated_by(&["agents".to_owned()], version),
         address,
         region: args.region.clone(),
-        tls: args.tls_from.clone(),
+        tls: args.tls_from.clone().or_else(|| asked_for(settings)),
     };
     let text = hook.text()?;
     match &args.upload {
@@ -194,6 +198,15 @@ fn env_hook(settings: &Settings, args: &EnvHookArgs) -> Result<Exit> {
             super::block_on(upload(settings, args, bucket, &text))
         }
     }
+}
+
+/// Where the certificates are that the project's builder asks its agents for, if it asks for any. A recipe with a fault is for
+/// `validate` to tell.
+fn asked_for(settings: &Settings) -> Option<String> {
+    let daemon = given(settings, "builder").ok()?.recipe.buildkitd.filter(|daemon| daemon.tls)?;
+    reporter(settings)
+        .note(format!("the builder's recipe has tls = true: certificates are fetched from {}", daemon.tls_from));
+    Some(daemon.tls_from)
 }
 
 async fn upload(settings: &Settings, args: &EnvHookArgs, bucket: &str, text: &str) -> Result<Exit> {

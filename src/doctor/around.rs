@@ -32,11 +32,21 @@ pub struct Around {
     pub locked: Option<String>,
 }
 
+/// What AWS told, and why it told no more.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What was looked at.
+    pub checks: Vec<Check>,
+    /// What could not be asked, without which nothing can be called healthy: exit 2 when it is not clear which builder or
+    /// group is meant, exit 4 when AWS refuses.
+    pub unasked: Option<Error>,
+}
+
 /// Looks. Stops at the first thing without which nothing else can be found out.
 ///
 /// # Errors
-/// Exit 2 when it is not clear which builder is meant, exit 130 when interrupted.
-pub async fn look_around(aws: &Aws, around: &Around, region: &str, cancel: &CancellationToken) -> Result<Vec<Check>> {
+/// Exit 130 when interrupted.
+pub async fn look_around(aws: &Aws, around: &Around, region: &str, cancel: &CancellationToken) -> Result<Told> {
     let (addresses, port) = addresses(around.host.as_deref()).await;
     let which = match &around.builder {
         Some(id) if id.starts_with("i-") => Which::Id(id.clone()),
@@ -46,12 +56,16 @@ pub async fn look_around(aws: &Aws, around: &Around, region: &str, cancel: &Canc
     };
     let builder = match aws.builders(&which).await.map(|found| the_one(found, &which, region)) {
         Ok(Ok(builder)) => builder,
-        Ok(Err(error)) if error.exit() == Exit::Usage => return Err(error),
+        Ok(Err(error)) if error.exit() == Exit::Usage => return Ok(Told { unasked: Some(error), ..Told::default() }),
         Ok(Err(error)) => {
             let hint = error.hint().unwrap_or_default().to_owned();
-            return Ok(vec![Check::wrong("builder", "builder-unknown", error.to_string(), hint)]);
+            let check = Check::wrong("builder", "builder-unknown", error.to_string(), hint);
+            return Ok(Told { checks: vec![check], unasked: None });
         }
-        Err(error) => return Ok(vec![not_asked("builder", &error)?]),
+        Err(error) => {
+            let checks = vec![not_asked("builder", &error)?];
+            return Ok(Told { checks, unasked: Some(error) });
+        }
     };
     let whose = match &around.agents {
         Some(group) => Whose::Group(group.clone()),
@@ -62,12 +76,12 @@ pub async fn look_around(aws: &Aws, around: &Around, region: &str, cancel: &Canc
     let inside = async { if runs { inside_of(aws, &id, cancel).await } else { Ok((Vec::new(), None)) } };
     let (surroundings, inside) = tokio::join!(aws.surroundings(builder, &whose), inside);
     let (inside, version) = inside?;
-    let mut checks = match surroundings {
-        Ok(around_it) => judged(&around_it, port, around.locked.as_deref(), version.as_deref()),
-        Err(error) => vec![not_asked("rules", &error)?],
+    let (mut checks, unasked) = match surroundings {
+        Ok(around_it) => (judged(&around_it, port, around.locked.as_deref(), version.as_deref()), None),
+        Err(error) => (vec![not_asked("rules", &error)?], Some(error)),
     };
     checks.extend(inside);
-    Ok(checks)
+    Ok(Told { checks, unasked })
 }
 
 fn judged(around: &Surroundings, port: u16, locked: Option<&str>, runs: Option<&str>) -> Vec<Check> {

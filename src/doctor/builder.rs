@@ -22,6 +22,11 @@ const LATELY: i64 = 3600;
 /// Certificates that end within this many seconds are told of.
 const SOON: i64 = 14 * 24 * 3600;
 
+const ROOT_FULL: &str = "`journalctl --vacuum-size=200M` and what lies in /var/tmp on the builder make room; bake with a larger \
+                         `machine.disk` if it comes again";
+const CACHE_FULL: &str = "enlarge it (`aws ec2 modify-volume`, then restart buildkitd), or let the cache have less of it \
+                          (`[buildkitd.gc] max_used_percent`); `buildctl prune` makes room now";
+
 /// What the script printed.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -67,9 +72,9 @@ impl Facts {
         }
         let checks = [
             self.clock(),
-            self.full("builder-disk", "root_disk", "the builder's root disk"),
+            self.full("builder-disk", "root_disk", "the builder's root disk", ROOT_FULL),
             self.place(),
-            self.full("cache-disk", "cache_disk", "the cache volume"),
+            self.full("cache-disk", "cache_disk", "the cache volume", CACHE_FULL),
             self.certificate(),
             self.daemon(),
             self.restarts(),
@@ -101,12 +106,10 @@ impl Facts {
         })
     }
 
-    fn full(&self, check: &'static str, name: &str, what: &str) -> Option<Check> {
+    fn full(&self, check: &'static str, name: &str, what: &str, hint: &str) -> Option<Check> {
         let (all, free) = self.disk(name)?;
         let left = format!("{} of {} are free on {what}", human_bytes(free), human_bytes(all));
         Some(if free < LITTLE.1.min(all / LITTLE.0) {
-            let hint = "enlarge it (`aws ec2 modify-volume`, then restart buildkitd), or let the cache have less of it \
-                        (`[buildkitd.gc] max_used_percent`); `buildctl prune` makes room now";
             Check::wrong(check, "disk-full", left, hint)
         } else {
             Check::fine(check, left)
@@ -128,11 +131,11 @@ impl Facts {
     }
 
     fn certificate(&self) -> Option<Check> {
-        if self.word("tls").is_some_and(|state| state != "active") {
+        if let Some(state) = self.word("tls").filter(|state| *state != "active") {
             return Some(Check::wrong(
                 "certificate",
                 "certificate-missing",
-                "the daemon waits for its certificate and key",
+                format!("the daemon has no certificate and key: amibake-tls.service is {state}"),
                 "`journalctl -u amibake-tls` on the builder says what is in the way; `amibake certs show` says what there is",
             ));
         }
@@ -156,6 +159,14 @@ impl Facts {
             "`journalctl -u buildkitd` on the builder says why; `systemctl reset-failed buildkitd`, then start it";
         Some(match state {
             "active" => Check::fine("buildkitd", "it runs"),
+            // A large cache takes minutes to open, a drain lasts as long as the recipe lets it.
+            "activating" => Check::warning("buildkitd", "daemon-starts", "it starts", "look again in some minutes"),
+            "deactivating" => Check::warning(
+                "buildkitd",
+                "daemon-drains",
+                "it waits for builds to end, and takes no new ones",
+                "look again then",
+            ),
             _ if result == "success" => {
                 Check::wrong("buildkitd", "daemon-down", format!("buildkitd.service is {state}"), hint)
             }
@@ -170,7 +181,7 @@ impl Facts {
         let hint = "`journalctl -u buildkitd` and `journalctl -k | grep -i oom` on the builder: memory that ran out is the usual \
                     reason, a larger instance or a lower `max_parallelism` the remedy";
         Some(match (restarts, lately) {
-            (0, _) => Check::fine("restarts", "none since the boot"),
+            (0, _) => Check::fine("restarts", "none since it was last started in order"),
             (_, true) => {
                 Check::wrong("restarts", "daemon-restarts", format!("{found}, within the last hour too"), hint)
             }
@@ -276,6 +287,8 @@ mod tests {
             assert_eq!(faults(&[change]), [(fault, verdict)], "{change:?}");
         }
         assert_eq!(faults(&[("restarts", "3"), ("active_since", "1799999000")]), [("daemon-restarts", Wrong)]);
+        assert_eq!(faults(&[("state", "activating")]), [("daemon-starts", Warning)]);
+        assert_eq!(faults(&[("state", "deactivating")]), [("daemon-drains", Warning)]);
         assert_eq!(faults(&[("certificate_until", "1900000000"), ("tls", "active")]), []);
         // A time that is not kept says nothing.
         assert_eq!(faults(&[("cache_since", "0")]), []);

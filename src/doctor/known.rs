@@ -152,6 +152,24 @@ pub(super) const KNOWN: &[Known] = &[
         fix: "run `amibake doctor` where the job runs: it asks the port which of the two it is",
     },
     Known {
+        id: "hook-address",
+        words: &["amibake: buildkit_host is not set for this job"],
+        cause: "the env hook could not tell this job where the builder is; the line before says what it was refused",
+        fix: "let the agents' role read the parameter, or render the hook with --address: `amibake render env-hook`",
+    },
+    Known {
+        id: "hook-certificate",
+        words: &["amibake: cannot fetch the client's certificate"],
+        cause: "the agents' role may not read the client's certificate and key, or they are not there",
+        fix: "allow it `client/*` of what `amibake certs` keeps (and the KMS key's use); `amibake certs show` says what is there",
+    },
+    Known {
+        id: "hook-certificate",
+        words: &["the env hook did not set it: amibake render env-hook"],
+        cause: "the step asks for a certificate, and the env hook of this job brings none",
+        fix: "render the hook with --tls-from and put it where this pipeline reads it",
+    },
+    Known {
         id: "hook-permission",
         words: &["cannot create directory", "/etc/buildkit", "permission denied"],
         cause: "an env hook writes to /etc/buildkit, and hooks run as buildkite-agent, not as root",

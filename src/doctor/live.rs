@@ -375,8 +375,19 @@ impl Connection<'_> {
         if let Err(error) = &asked
             && refuses(error, seen)
         {
-            let hint = "issue a certificate for this client by the CA that the daemon trusts (--tlscacert there)";
-            self.note(Check::wrong("tls", "client-certificate", "the daemon refuses this client's certificate", hint));
+            // In TLS 1.3 a server looks at the certificate after the handshake, and under load its alert is lost.
+            let (found, hint) = match refused_certificate(&error.words.replace("reset", "").replace("pipe", "")) {
+                true => (
+                    "the daemon refuses this client's certificate",
+                    "issue a certificate for this client by the CA that the daemon trusts (--tlscacert there)",
+                ),
+                false => (
+                    "the daemon closes the connection once it has this client's certificate: most likely it refuses it",
+                    "issue one by the CA that the daemon trusts (--tlscacert there); `journalctl -u buildkitd` on the builder tells \
+                     whether it was going down instead",
+                ),
+            };
+            self.note(Check::wrong("tls", "client-certificate", found, hint));
             return None;
         }
         let daemon = self.asked(asked)?;

@@ -17,7 +17,7 @@ mod wire;
 use serde::Serialize;
 
 pub(crate) use address::Address;
-pub use around::{Around, daemon_here, inside_here, look_around};
+pub use around::{Around, Told, daemon_here, inside_here, look_around};
 pub use live::{Client, Options, examine};
 pub use log::{Finding, read_log};
 

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use super::Check;
 use crate::provider::aws::surroundings::{Entry, Group, Host, Peer, Rule, Subnet, Surroundings};
 
-/// Where answers to a connection go: clients' own ports (Linux's range and what AWS documents for NAT and load balancers,
-/// "Ephemeral ports", VPC User Guide).
-const EPHEMERAL: (u16, u16) = (1024, 65_535);
+/// Where answers to a connection go: the ports that Linux takes for it (ip_local_port_range; nothing between agents and
+/// builder changes them).
+const EPHEMERAL: (u16, u16) = (32_768, 60_999);
 
 /// Everything that is known of the way from agents to the builder's port. A builder that does not run is the last that is
 /// looked at.
@@ -35,6 +35,10 @@ pub(super) fn judge(around: &Surroundings, port: u16) -> Vec<Check> {
     for agent in around.agents.hosts.iter().filter(|agent| seen.insert(agent.subnet.clone())) {
         checks.push(acls(around, agent, port));
         checks.push(routes(around, agent));
+    }
+    if around.agents.hosts.is_empty() {
+        let why = "no agent runs whose subnet could be looked at";
+        checks.extend(["network-acl", "routes"].map(|check| Check::skipped(check, why)));
     }
     checks
 }
@@ -86,11 +90,8 @@ fn open_port(around: &Surroundings, port: u16) -> Check {
     let world = all.iter().find(|(_, rule)| matches!(rule.peer, Peer::Network(network) if network.prefix_len() == 0));
     if let Some((group, rule)) = world {
         let found = format!("{group} lets everyone connect to tcp/{port}: {}", shown(&rule.peer));
-        let hint = format!(
-            "take that rule away and let in the agents' security group alone: whoever connects can build, and reads the cache \
-             (`aws ec2 revoke-security-group-ingress --group-id {group} --protocol tcp --port {port} --cidr {}`)",
-            shown(&rule.peer)
-        );
+        let hint = "take that rule away and let in the agents' security group alone: unless the daemon asks for certificates, \
+                    whoever connects can build, and reads the cache";
         return Check::wrong(check, "open-port", found, hint);
     }
     let agents = &around.agents.groups;
@@ -118,54 +119,83 @@ fn shown_all(rules: &[(&String, &Rule)]) -> String {
     all.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// Addresses of the agents that run.
-fn addresses(around: &Surroundings) -> impl Iterator<Item = &IpAddr> {
-    around.agents.hosts.iter().flat_map(|agent| &agent.addresses)
-}
-
-fn meets(peer: &Peer, groups: &BTreeSet<String>, mut addresses: impl Iterator<Item = IpAddr>) -> bool {
+/// Whether a rule is about a member of `groups` with one of `addresses`.
+fn meets(peer: &Peer, groups: &BTreeSet<String>, addresses: &[IpAddr]) -> bool {
     match peer {
         Peer::Group(id) => groups.contains(id),
-        Peer::Network(network) => addresses.any(|address| network.contains(&address)),
+        Peer::Network(network) => addresses.iter().any(|address| network.contains(address)),
         // What is on it is not looked up: it may be meant.
         Peer::List(_) => true,
     }
 }
 
+fn names(ids: &BTreeSet<String>) -> String {
+    ids.iter().cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// Whether each agent that runs is let in; where none runs, their group.
 fn lets_in(around: &Surroundings, port: u16) -> Check {
-    let (builder, agents) = (&around.builder, &around.agents);
-    let by = for_port(around, port).find(|(_, rule)| meets(&rule.peer, &agents.groups, addresses(around).copied()));
-    match by {
-        Some((group, rule)) => Check::fine("rules", format!("{group} lets the agents in, by {}", shown(&rule.peer))),
-        None => {
-            let names = |ids: &BTreeSet<String>| ids.iter().cloned().collect::<Vec<_>>().join(", ");
-            let found = format!(
-                "no rule of {} lets the agents ({}) connect to tcp/{port}",
-                names(&builder.groups),
-                names(&agents.groups)
-            );
-            let agents = agents.groups.first().map_or("sg-…", String::as_str);
-            Check::wrong("rules", "rule-missing", found, authorize(builder, agents, port))
+    let builder = &around.builder;
+    let by = |groups: &BTreeSet<String>, addresses: &[IpAddr]| {
+        for_port(around, port).find(|(_, rule)| meets(&rule.peer, groups, addresses))
+    };
+    let missing = |who: String, groups: &BTreeSet<String>| {
+        let found = format!("no rule of {} lets {who} connect to tcp/{port}", names(&builder.groups));
+        let group = groups.first().map_or("sg-…", String::as_str);
+        Check::wrong("rules", "rule-missing", found, authorize(builder, group, port))
+    };
+    let agents = &around.agents;
+    if agents.hosts.is_empty() {
+        return match by(&agents.groups, &[]) {
+            Some((group, rule)) => {
+                Check::fine("rules", format!("{group} lets the agents in, by {}", shown(&rule.peer)))
+            }
+            None if for_port(around, port).any(|(_, rule)| matches!(rule.peer, Peer::Network(_))) => {
+                let all: Vec<_> = for_port(around, port).collect();
+                let why = format!("no agent runs: whether {} is theirs cannot be told", shown_all(&all));
+                Check::skipped("rules", why)
+            }
+            None => missing(format!("the agents ({})", names(&agents.groups)), &agents.groups),
+        };
+    }
+    let mut through = BTreeSet::new();
+    for agent in &agents.hosts {
+        match by(&agent.groups, &agent.addresses) {
+            Some((_, rule)) if agent.vpc != builder.vpc && matches!(rule.peer, Peer::Group(_)) => {
+                let found = format!("{} is let in by its group ({}), from another VPC", agent.id, shown(&rule.peer));
+                let hint = "a group counts over a peering in one region, and over a transit gateway only with security group \
+                            referencing on: a rule for the agents' addresses is sure";
+                return Check::warning("rules", "rule-uncertain", found, hint);
+            }
+            Some((_, rule)) => drop(through.insert(shown(&rule.peer))),
+            None => {
+                // The group that was named, if it is one of its own: others may be there for other things.
+                let named: BTreeSet<String> = agents.groups.intersection(&agent.groups).cloned().collect();
+                let groups = if named.is_empty() { &agent.groups } else { &named };
+                return missing(format!("{} ({})", agent.id, names(&agent.groups)), groups);
+            }
         }
     }
+    Check::fine("rules", format!("{} lets the agents in, by {}", names(&builder.groups), names(&through)))
 }
 
 fn lets_out(around: &Surroundings, port: u16) -> Check {
     let builder = &around.builder;
-    let lets = |group: &Group| {
-        let to = |rule: &&Rule| {
-            covers(rule.ports, port) && meets(&rule.peer, &builder.groups, builder.addresses.iter().copied())
-        };
-        group.egress.iter().any(|rule| to(&rule))
+    let lets = |groups: &BTreeSet<String>| {
+        let all = groups.iter().filter_map(|id| around.groups.get(id)).flat_map(|group: &Group| &group.egress);
+        all.into_iter().any(|rule| covers(rule.ports, port) && meets(&rule.peer, &builder.groups, &builder.addresses))
     };
-    let groups: Vec<_> = around.agents.groups.iter().filter_map(|id| around.groups.get_key_value(id)).collect();
-    if groups.iter().any(|(_, group)| lets(group)) {
+    let agents = &around.agents;
+    let each: Vec<(String, &BTreeSet<String>)> = match agents.hosts.is_empty() {
+        true => vec![("the agents".to_owned(), &agents.groups)],
+        false => agents.hosts.iter().map(|agent| (agent.id.clone(), &agent.groups)).collect(),
+    };
+    let Some((who, groups)) = each.into_iter().find(|(_, groups)| !lets(groups)) else {
         return Check::fine("rules-out", "the agents' groups let them out to the builder");
-    }
-    let ids: Vec<&str> = groups.iter().map(|(id, _)| id.as_str()).collect();
-    let found =
-        format!("no rule of the agents' groups ({}) lets them out to tcp/{port} of the builder", ids.join(", "));
-    let (from, to) = (ids.first().copied().unwrap_or("sg-…"), builder.groups.first().map_or("sg-…", String::as_str));
+    };
+    let found = format!("no rule of {} lets {who} out to tcp/{port} of the builder", names(groups));
+    let from = groups.first().map_or("sg-…", String::as_str);
+    let to = builder.groups.first().map_or("sg-…", String::as_str);
     let hint = format!(
         "aws ec2 authorize-security-group-egress --group-id {from} --ip-permissions \
          IpProtocol=tcp,FromPort={port},ToPort={port},UserIdGroupPairs=[{{GroupId={to}}}]"
@@ -238,10 +268,15 @@ fn routes(around: &Surroundings, agent: &Host) -> Check {
         let (Some(subnet), Some(address)) = (around.subnets.get(id), address) else {
             return Check::skipped("routes", "the subnets cannot be read");
         };
-        let fits = subnet.ways.iter().filter(|way| way.network.contains(&address));
+        let fits =
+            subnet.ways.iter().filter_map(|way| Some((way.network?, way)).filter(|(to, _)| to.contains(&address)));
         // The longest prefix wins.
-        let leads = fits.max_by_key(|way| way.network.prefix_len());
+        let leads = fits.max_by_key(|(to, _)| to.prefix_len()).map(|(_, way)| way);
         let fault = match leads {
+            // What is on a prefix list is not looked up, and it may be longer.
+            _ if subnet.ways.iter().any(|way| way.network.is_none()) => {
+                return Check::skipped("routes", format!("{id} has routes for prefix lists, which are not looked up"));
+            }
             None => format!("no route of {id} leads to {address}"),
             Some(way) if way.blackhole => format!("the route of {id} to {address} leads to {}, which is gone", way.to),
             Some(way) if ["igw-", "nat-", "eigw-"].iter().any(|kind| way.to.starts_with(kind)) => {
@@ -267,6 +302,7 @@ pub(super) fn images(around: &Surroundings, locked: Option<&str>) -> Check {
         around.agents.hosts.iter().map(|agent| (version(agent), &agent.image)).collect();
     sides.extend(agents.iter().map(|(version, image)| format!("agents {version} ({image})")));
     sides.extend(locked.map(|version| format!("the lock {version}")));
+    let untagged = around.agents.hosts.iter().any(|agent| agent.buildkit.is_none());
     let mut versions: BTreeSet<&str> = around.builder.buildkit.as_deref().into_iter().collect();
     versions.extend(around.agents.hosts.iter().filter_map(|agent| agent.buildkit.as_deref()));
     let running = versions.len();
@@ -274,6 +310,13 @@ pub(super) fn images(around: &Surroundings, locked: Option<&str>) -> Check {
     let found = sides.join(", ");
     match (running, versions.len()) {
         (0, _) => Check::skipped("images", format!("no image bears the tag amibake:buildkit: {found}")),
+        _ if untagged && around.builder.buildkit.is_some() => Check::warning(
+            "images",
+            "agent-image",
+            found,
+            "agents run an image that amibake did not bake: the stack's own has no buildctl. Promote the agent, and update the \
+             stack (`amibake promote --pair --update-stack NAME`)",
+        ),
         (1, 1) => Check::fine("images", found),
         (1, _) => Check::warning(
             "images",

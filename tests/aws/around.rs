@@ -152,10 +152,13 @@ fn what_stands_between_agents_and_a_builder_is_named() {
     fleet
         .cloud
         .faults(&json!([{ "operation": "DescribeSecurityGroups", "effect": "error", "code": "UnauthorizedOperation", "status": 403 }]));
-    let (_, checks) = fleet.doctor(&["--agents", &fleet.agents]);
+    let (code, checks) = fleet.doctor(&["--agents", &fleet.agents]);
+    assert_eq!(code, 4);
     let rules = checks.iter().find(|check| check["check"] == "rules").unwrap();
     assert!(rules["verdict"] == "skipped" && rules["found"].as_str().unwrap().contains("Unauthorized"), "{rules}");
     fleet.cloud.faults(&json!([]));
+    let (code, json, said) = fleet.cloud.run(&["doctor", "--aws", "--json", "--agents", "sg-0123456789abcdef0"]);
+    assert!(code == 2 && json["healthy"].is_null() && said.contains("--agents"), "{json} {said}");
 
     fleet.ec2(&format!("client.stop_instances(InstanceIds=['{}']) and 1", fleet.builder));
     assert_eq!(fleet.faults(&[]), (1, vec!["builder: builder-not-running".to_owned()]));

@@ -59,6 +59,13 @@ fn certificates_are_kept_as_secure_strings() {
     let shown = certs(&["show", "--json"]);
     assert_eq!(shown["certificates"].as_array().unwrap().len(), 3, "{shown}");
     assert_eq!(shown["certificates"][1]["place"], "/builder/tls/server/cert");
+    // A key that was chosen once stays: `renew` without --kms-key does not move it to the account's own.
+    let key = cloud.boto("kms", "us-east-1", "client.create_key()['KeyMetadata']['Arn']");
+    let key = key.as_str().unwrap();
+    certs(&["issue", "--force", "--name", "builder.ci.internal", "--days", "10", "--kms-key", key]);
+    certs(&["renew"]);
+    let kept = "client.describe_parameters(ParameterFilters=[dict(Key='Name',Values=['/builder/tls/server/key'])])['Parameters'][0]['KeyId']";
+    assert_eq!(cloud.boto("ssm", "us-east-1", kept), key);
     let kinds = cloud.boto(
         "ssm",
         "us-east-1",
@@ -77,10 +84,19 @@ fn certificates_are_kept_as_secure_strings() {
 fn certificates_are_kept_in_a_bucket_too() {
     let cloud = Cloud::start(0.0);
     cloud.bucket("secrets");
+    cloud.bucket("agents");
+    // What every job may read is no place for an authority; its agents' part may be there.
+    std::fs::write(cloud.path().join("amibake.toml"), "[agents]\nsecrets_bucket = \"agents\"\n").unwrap();
+    let (code, _, said) = cloud.run(&["certs", "init", "--s3", "s3://agents/builder"]);
+    assert!(code == 2 && said.contains("--agents-to"), "{said}");
     let place = ["--s3", "s3://secrets/builder/tls"];
     let certs = |more: &[&str]| cloud.done(&[&["certs"][..], more, &place].concat());
     certs(&["init"]);
-    certs(&["issue", "--name", "builder.ci.internal", "--days", "20"]);
+    let to = ["--agents-to", "s3://agents/builder"];
+    certs(&[&["issue", "--name", "builder.ci.internal", "--days", "20"][..], &to].concat());
+    let mut handed = cloud.objects("agents");
+    handed.sort();
+    assert_eq!(handed, ["builder/client/ca", "builder/client/cert", "builder/client/key"]);
     assert_eq!(certs(&["show", "--json"])["certificates"][1]["place"], "s3://secrets/builder/tls/server/cert");
     let mut objects = cloud.objects("secrets");
     objects.sort();
@@ -94,7 +110,10 @@ fn certificates_are_kept_in_a_bucket_too() {
     // They end soon: `check` says so, `renew` makes them anew, and the two of a pair belong together.
     let (_, checked, said) = cloud.run(&["check", "--certs", "s3://secrets/builder/tls", "--json"]);
     assert!(checked.to_string().contains("s3://secrets/builder/tls/server/cert"), "{checked} {said}");
-    certs(&["renew"]);
+    let before = cloud.boto("s3", "us-east-1", "client.get_object(Bucket='agents',Key='builder/client/key')['ETag']");
+    certs(&[&["renew"][..], &to].concat());
+    let after = cloud.boto("s3", "us-east-1", "client.get_object(Bucket='agents',Key='builder/client/key')['ETag']");
+    assert_ne!(before, after);
     let left = certs(&["show", "--json"])["certificates"][1]["days_left"].as_i64().unwrap();
     assert!(left > 300, "{left}");
     let (code, _, said) = cloud.run(&["certs", "show", "--s3", "secrets/builder"]);

@@ -96,6 +96,10 @@ impl Place {
             });
             return replace(&files.collect::<Vec<_>>());
         };
+        let key = match key {
+            Some(key) => Some(key.clone()),
+            None => self.key_of_what_is_there(files).await?,
+        };
         let mut written = Vec::new();
         for (whose, what, text) in files {
             let name = self.shown(whose, what);
@@ -118,6 +122,17 @@ impl Place {
             self.settled(whose).await?;
         }
         Ok(())
+    }
+
+    /// The key of KMS that encrypts what is replaced: what nobody says otherwise stays as it is.
+    async fn key_of_what_is_there(&self, files: &[Kept]) -> Result<Option<String>> {
+        let Place::Aws { aws, at, .. } = self else { return Ok(None) };
+        let Some((whose, what, _)) = files.iter().find(|(_, what, _)| *what == "key") else { return Ok(None) };
+        let found = match at {
+            At::Parameters(_) => aws.secret_key(&self.shown(whose, what)).await,
+            At::Bucket(bucket, prefix) => aws.object_key(bucket, &format!("{prefix}/{whose}/{what}")).await,
+        };
+        found.map_err(|error| error.with_hint("--kms-key says which key is to encrypt it"))
     }
 
     async fn settled(&self, whose: &str) -> Result<()> {
@@ -195,7 +210,8 @@ impl Place {
 fn repair(whose: &str) -> &'static str {
     match whose {
         CA => {
-            "put its files back from where you keep a copy, or make another with `amibake certs init --rotate`, then `renew`"
+            "put its files back from where you keep a copy; without one, remove all that is kept there, then `amibake certs init` \
+             and `amibake certs issue`"
         }
         _ => "`amibake certs issue --force` makes it anew",
     }

@@ -68,8 +68,9 @@ impl Clients {
     pub(super) async fn connect(account: &Account) -> Result<Self> {
         let config = configuration(account).await?;
         let region = config.region().map(ToString::to_string).filter(|region| !region.is_empty()).ok_or_else(|| {
-            Error::host("no AWS region is configured")
-                .with_hint("name one with --region, AWS_REGION or `region` in the profile")
+            Error::host("no AWS region is configured").with_hint(
+                "name one with --region, AWS_REGION, [aws] region in amibake.toml or `region` in the profile",
+            )
         })?;
         // An own endpoint (a test cloud, a gateway) has no host name for each bucket.
         let own_endpoint = config.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL").is_some();

@@ -69,6 +69,8 @@ pub(super) struct Channel {
     /// The whole bake's deadline: no command is longer.
     timeout: Duration,
     cancel: CancellationToken,
+    /// Whether the first script waits for cloud-init: on a base, where it holds the package manager's lock.
+    settles: bool,
     scripts: AtomicU32,
     /// Commands that are being cancelled.
     cancelling: Mutex<Vec<JoinHandle<()>>>,
@@ -84,6 +86,7 @@ impl Channel {
         instance: &str,
         log_bucket: Option<String>,
         timeout: Duration,
+        settles: bool,
         cancel: &CancellationToken,
     ) -> Self {
         Self {
@@ -93,6 +96,7 @@ impl Channel {
             log_bucket,
             timeout,
             cancel: cancel.clone(),
+            settles,
             scripts: AtomicU32::default(),
             cancelling: Mutex::default(),
         }
@@ -118,7 +122,7 @@ impl Channel {
             self.answer(self.part(&name, number, part), None).await?;
         }
         let bucket = self.log_bucket.as_deref();
-        let wrapped = wrap(&name, script, last, before.len(), environment, bucket.is_some());
+        let wrapped = wrap(&name, script, last, before.len(), environment, (bucket.is_some(), self.settles));
         let answered = self.answer(wrapped, bucket).await?;
         let answer = Answer::read(answered.standard_output_content.as_deref().unwrap_or_default())
             .ok_or_else(|| senseless(&answered))?;
@@ -142,7 +146,8 @@ impl Channel {
         }
     }
 
-    /// Runs a short script with bash on a machine that is not ours: nothing of it stays there, and it runs anew each time.
+    /// Runs a script of some kilobytes with bash on a machine that is not ours: nothing of it stays there, and it runs anew
+    /// each time.
     /// What it printed, of which the service keeps 24,000 characters.
     ///
     /// # Errors
@@ -368,7 +373,14 @@ impl Answer {
 }
 
 /// The wrapper with everything in it.
-fn wrap(name: &str, script: &str, payload: &str, parts: usize, environment: &[(&str, &str)], bucket: bool) -> String {
+fn wrap(
+    name: &str,
+    script: &str,
+    payload: &str,
+    parts: usize,
+    environment: &[(&str, &str)],
+    (bucket, settles): (bool, bool),
+) -> String {
     let parts: Vec<_> = (0..parts).map(|part| format!("/run/amibake/{name}.{part}")).collect();
     let mut variables = ENVIRONMENT.to_owned();
     for (key, value) in environment {
@@ -383,6 +395,7 @@ fn wrap(name: &str, script: &str, payload: &str, parts: usize, environment: &[(&
         .replace("@most_success@", &MOST_SUCCESS.to_string())
         .replace("@most_failure@", &MOST_FAILURE.to_string())
         .replace("@bucket@", if bucket { "1" } else { "0" })
+        .replace("@settles@", if settles { "1" } else { "0" })
         .replace("@payload@", payload)
 }
 

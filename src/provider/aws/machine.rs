@@ -23,7 +23,7 @@ use crate::bake::wait::{self, Probe, Schedule};
 use crate::bake::{Reporter, RunId, Undo};
 use crate::error::{Error, Exit, Result};
 use crate::plan::{AwsPlan, Image, Plan};
-use crate::provider::{Destination, Launch, Machine, Reach, ScriptEnd};
+use crate::provider::{Destination, Launch, Machine, Reach, ScriptEnd, Source};
 
 /// How long a stop may take: systemd gives a unit that hangs 90 s, EC2 a system that does not obey four minutes.
 const STOP: Duration = Duration::from_secs(600);
@@ -70,7 +70,8 @@ impl AwsMachine {
         let Started { id, address, market, at, group } = started;
         let bucket = planned.log_bucket.clone();
         let timeout = launch.plan.machine.timeout;
-        let channel = Channel::new(&aws.clients, launch.run, &id, bucket, timeout, launch.cancel);
+        let settles = matches!(launch.source, Source::Base(_));
+        let channel = Channel::new(&aws.clients, launch.run, &id, bucket, timeout, settles, launch.cancel);
         Self {
             clients: aws.clients.clone(),
             poll: aws.poll.clone(),

@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ServerSideEncryption;
-use aws_sdk_ssm::types::{ParameterTier, ParameterType};
+use aws_sdk_ssm::types::{ParameterStringFilter, ParameterTier, ParameterType};
 
 use super::Aws;
 use super::error::AwsError;
@@ -32,10 +32,14 @@ impl Aws {
             Ok(got) => got,
             Err(error) if error.is(&["NoSuchKey"]) => return Ok(None),
             Err(error) => {
+                let forbidden = error.is(&["AccessDenied", "Forbidden"]);
                 let error = error.because(format!("cannot read {place}"));
-                return Err(
-                    error.with_hint("without s3:ListBucket on the bucket, a key that is not there is forbidden")
-                );
+                return Err(match forbidden {
+                    true => {
+                        error.with_hint("without s3:ListBucket on the bucket, a key that is not there is forbidden")
+                    }
+                    false => error,
+                });
             }
         };
         if got.content_length().is_some_and(|length| length > LARGEST) {
@@ -81,6 +85,33 @@ impl Aws {
         let put = call.body(ByteStream::from(text.as_bytes().to_vec())).send().await;
         let put = put.map_err(AwsError::of("s3:PutObject"));
         put.map(drop).map_err(|error| error.because(format!("cannot write s3://{bucket}/{key}")))
+    }
+
+    /// The key of KMS that encrypts an object; none if there is no such object.
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub async fn object_key(&self, bucket: &str, key: &str) -> Result<Option<String>> {
+        let head = self.clients.s3.head_object().bucket(bucket).key(key).send().await;
+        match head.map_err(AwsError::of("s3:HeadObject")) {
+            Ok(head) => Ok(head.ssekms_key_id),
+            Err(error) if error.is(&["NotFound", "NoSuchKey"]) => Ok(None),
+            Err(error) => Err(error.because(format!("cannot look at s3://{bucket}/{key}"))),
+        }
+    }
+
+    /// The key of KMS that encrypts a SecureString; none if there is no such parameter.
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub async fn secret_key(&self, name: &str) -> Result<Option<String>> {
+        let filter = ParameterStringFilter::builder().key("Name").option("Equals").values(name).build();
+        let filter = filter.or_host(|| "cannot ask for a parameter".to_owned())?;
+        let answer = self.clients.ssm.describe_parameters().parameter_filters(filter).send().await;
+        let answer = answer.map_err(AwsError::of("ssm:DescribeParameters"));
+        let answer =
+            answer.map_err(|error| error.because(format!("cannot see how the parameter {name} is encrypted")))?;
+        Ok(answer.parameters().first().and_then(|parameter| parameter.key_id()).map(str::to_owned))
     }
 
     /// The value of a parameter, decrypted; none if there is none.

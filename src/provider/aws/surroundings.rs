@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// The tag that the builder's stack puts on its instances: the stack's name (`amibake render cloudformation`).
 pub const BUILDER: &str = "amibake:builder";
 /// How long a look at the builder may take: it opens no cache and builds nothing.
-const LOOKS: Duration = Duration::from_secs(120);
+const LOOKS: Duration = Duration::from_secs(60);
 
 /// An instance, as far as it matters to who connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Host {
     pub id: String,
     /// `running`
     pub state: String,
-    /// Private addresses.
+    /// Private addresses, that of its primary interface first.
     pub addresses: Vec<IpAddr>,
     /// Public address.
     pub public: Option<IpAddr>,
@@ -105,11 +105,11 @@ pub struct Entry {
 /// A way out of a subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Way {
-    /// What it is for.
-    pub network: IpNet,
+    /// What it is for; none for a prefix list, whose networks are not looked up.
+    pub network: Option<IpNet>,
     /// Where it leads: `local`, `pcx-…`, `tgw-…`, `nat-…`, `igw-…`.
     pub to: String,
-    /// What it leads to is gone.
+    /// Whether what it leads to was removed.
     pub blackhole: bool,
 }
 
@@ -197,7 +197,8 @@ impl Aws {
         let clients = &self.clients;
         let mut agents = agents(clients, &builder, whose).await?;
         versions(clients, agents.hosts.iter_mut()).await?;
-        let ids: BTreeSet<String> = builder.groups.union(&agents.groups).cloned().collect();
+        let of_hosts = agents.hosts.iter().flat_map(|host| &host.groups);
+        let ids: BTreeSet<String> = builder.groups.iter().chain(&agents.groups).chain(of_hosts).cloned().collect();
         let subnets: BTreeSet<String> =
             agents.hosts.iter().map(|host| host.subnet.clone()).chain([builder.subnet.clone()]).collect();
         let (groups, subnets) = tokio::try_join!(groups(clients, &ids), subnets_of(clients, &subnets))?;
@@ -209,8 +210,14 @@ impl Aws {
     /// # Errors
     /// When it cannot be run there, or fails.
     pub async fn output_on(&self, instance: &str, script: &str, cancel: &CancellationToken) -> Result<String> {
-        let channel = Channel::new(&self.clients, &RunId::generate(), instance, None, LOOKS, cancel);
-        Arc::new(channel).look(script).await
+        let channel = Arc::new(Channel::new(&self.clients, &RunId::generate(), instance, None, LOOKS, false, cancel));
+        // The service keeps a command for an agent that is gone, and waits for it.
+        let looked = tokio::time::timeout(LOOKS, channel.look(script)).await;
+        let silent = || format!("its agent did not run a script within {} s", LOOKS.as_secs());
+        looked.unwrap_or_else(|_elapsed| {
+            Err(Error::failed(silent())
+                .with_hint("`aws ssm describe-instance-information` says when it was last heard of"))
+        })
     }
 }
 
@@ -248,13 +255,19 @@ async fn at(clients: &Clients, addresses: &[IpAddr], vpc: Option<&str>) -> Resul
 fn host(instance: &Instance) -> Option<Host> {
     let interfaces = instance.network_interfaces();
     let of_interfaces = interfaces.iter().flat_map(|interface| interface.private_ip_addresses());
-    let texts = of_interfaces.filter_map(|address| address.private_ip_address()).chain(instance.private_ip_address());
-    let addresses: BTreeSet<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+    let first = instance.private_ip_address().into_iter();
+    let texts = first.chain(of_interfaces.filter_map(|address| address.private_ip_address()));
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in texts.filter_map(|text| text.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
     let tag = |key: &str| instance.tags().iter().find(|tag| tag.key() == Some(key))?.value().map(str::to_owned);
     Some(Host {
         id: instance.instance_id()?.to_owned(),
         state: instance.state()?.name()?.as_str().to_owned(),
-        addresses: addresses.into_iter().collect(),
+        addresses,
         public: instance.public_ip_address().and_then(|text| text.parse().ok()),
         subnet: instance.subnet_id().unwrap_or_default().to_owned(),
         vpc: instance.vpc_id().unwrap_or_default().to_owned(),
@@ -314,7 +327,12 @@ async fn groups(clients: &Clients, ids: &BTreeSet<String>) -> Result<BTreeMap<St
     let call = clients.ec2.describe_security_groups().set_group_ids(Some(ids.iter().cloned().collect()));
     let answer = call.send().await.map_err(AwsError::of("ec2:DescribeSecurityGroups")).map_err(|error| {
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
-        error.because(format!("cannot read the security groups {}", names.join(", ")))
+        let names = names.join(", ");
+        match error.is(&["InvalidGroup.NotFound", "InvalidGroupId.Malformed", "InvalidGroup.Malformed"]) {
+            true => Error::usage(format!("one of the security groups {names} is not there: {error}"))
+                .with_hint("--agents, or [agents] security_group in amibake.toml, names the agents' group"),
+            false => error.because(format!("cannot read the security groups {names}")),
+        }
     })?;
     Ok(answer.security_groups().iter().filter_map(group).collect())
 }
@@ -422,7 +440,12 @@ fn way(route: &Route) -> Option<Way> {
         route.instance_id(),
     ];
     Some(Way {
-        network: route.destination_cidr_block()?.parse().ok()?,
+        network: match (route.destination_cidr_block(), route.destination_prefix_list_id()) {
+            (Some(network), _) => Some(network.parse().ok()?),
+            (None, Some(_)) => None,
+            // IPv6: connections to the builder are looked at as IPv4.
+            (None, None) => return None,
+        },
         to: to.into_iter().flatten().next().unwrap_or("something else").to_owned(),
         blackhole: route.state() == Some(&RouteState::Blackhole),
     })

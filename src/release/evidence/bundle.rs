@@ -129,14 +129,7 @@ pub(super) fn check(
     let result = match genuine(&bundle, digest, root) {
         Ok(result) => result,
         Err(error) => {
-            let found = format!("not genuine by the trusted root ({}): {}", root.name, chain(&error));
-            // The library does not tell a forged bundle from one of another Sigstore.
-            let hint = format!(
-                "believed was {}; a release that another Sigstore signed needs its root: --trusted-root FILE, or `[trust] \
-                 trusted_root` in {FILE}\n{DO_NOT_USE}",
-                root.name
-            );
-            checks.push(Check { hint: Some(hint), ..refused("sigstore bundle", found) });
+            checks.push(not_genuine(root, &error));
             return None;
         }
     };
@@ -161,6 +154,17 @@ pub(super) fn check(
         signed_at: Timestamp::from_second(signed_at).ok()?,
     };
     Some((digest, signed))
+}
+
+/// A bundle that does not hold. The library does not tell a forged one from one of another Sigstore.
+fn not_genuine(root: &TrustedRoot, error: &(dyn std::error::Error + 'static)) -> Check {
+    let found = format!("not genuine by the trusted root ({}): {}", root.name, chain(error));
+    let hint = format!(
+        "believed was {}; a release that another Sigstore signed needs its root: --trusted-root FILE, or `[trust] trusted_root` \
+         in {FILE}\n{DO_NOT_USE}",
+        root.name
+    );
+    Check { hint: Some(hint), ..Check::new("sigstore bundle", Outcome::Refused, found) }
 }
 
 /// What a release's bundle must consist of, before anything in it is believed.
