@@ -164,7 +164,15 @@ impl Place {
     }
 
     fn useless(&self, whose: &str, what: &str, fault: Fault) -> Error {
-        Error::usage(format!("{}: {fault}", self.shown(whose, what))).with_hint(repair(whose))
+        // What cannot be read cannot be followed either.
+        let hint = match (whose, fault) {
+            (CA, Fault::Unreadable) => {
+                "put it back from where you keep a copy; without one, remove all that is kept there, then `amibake certs init` \
+                 and `amibake certs issue`"
+            }
+            _ => repair(whose),
+        };
+        Error::usage(format!("{}: {fault}", self.shown(whose, what))).with_hint(hint)
     }
 
     /// Who is trusted, if there is an authority.
@@ -210,8 +218,7 @@ impl Place {
 fn repair(whose: &str) -> &'static str {
     match whose {
         CA => {
-            "put its files back from where you keep a copy; without one, remove all that is kept there, then `amibake certs init` \
-             and `amibake certs issue`"
+            "put its files back from where you keep a copy, or make another with `amibake certs init --rotate`, then `renew`"
         }
         _ => "`amibake certs issue --force` makes it anew",
     }

@@ -93,7 +93,7 @@ impl Aws {
     /// Exit 4.
     pub async fn object_key(&self, bucket: &str, key: &str) -> Result<Option<String>> {
         let head = self.clients.s3.head_object().bucket(bucket).key(key).send().await;
-        match head.map_err(AwsError::of("s3:HeadObject")) {
+        match head.map_err(AwsError::of("s3:GetObject")) {
             Ok(head) => Ok(head.ssekms_key_id),
             Err(error) if error.is(&["NotFound", "NoSuchKey"]) => Ok(None),
             Err(error) => Err(error.because(format!("cannot look at s3://{bucket}/{key}"))),
