@@ -98,19 +98,20 @@ class Cloud:
                 "InvalidParameters": [name for name, one in found.items() if not one]}
 
     def describe_parameters(self, call):
-        """By data type, which moto does not filter by."""
+        """By data type, which moto does not filter by; or by name."""
         from moto.ssm import ssm_backends
 
         filters = call.params.get("ParameterFilters", [])
-        if [one["Key"] for one in filters] != ["DataType"]:
-            raise Failure("InvalidFilterKey", "only DataType here")
+        wanted = {"DataType": "data_type", "Name": "name"}.get(filters[0]["Key"] if len(filters) == 1 else "")
+        if wanted is None:
+            raise Failure("InvalidFilterKey", "only DataType or Name here")
         backend = ssm_backends[ACCOUNT][call.region]
         every = [backend.get_parameter(name) for name in list(backend._parameters)]
-        every = [one for one in every if one.data_type in filters[0]["Values"]]
+        every = [one for one in every if getattr(one, wanted) in filters[0]["Values"]]
         size = min(call.params.get("MaxResults", 50), self.most or 50)
         start = int(call.params.get("NextToken", 0))
-        answer = {"Parameters": [{"Name": one.name, "Type": one.parameter_type, "DataType": one.data_type, "Version": one.version}
-                                 for one in every[start:start + size]]}
+        answer = {"Parameters": [{"Name": one.name, "Type": one.parameter_type, "DataType": one.data_type, "Version": one.version,
+                                  **({"KeyId": one.keyid} if one.keyid else {})} for one in every[start:start + size]]}
         return {**answer, "NextToken": str(start + size)} if start + size < len(every) else answer
 
     def resolve_anew(self, call, name):

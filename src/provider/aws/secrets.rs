@@ -92,6 +92,7 @@ impl Aws {
     /// # Errors
     /// Exit 4.
     pub async fn object_key(&self, bucket: &str, key: &str) -> Result<Option<String>> {
+        // IAM knows HEAD as the same right.
         let head = self.clients.s3.head_object().bucket(bucket).key(key).send().await;
         match head.map_err(AwsError::of("s3:GetObject")) {
             Ok(head) => Ok(head.ssekms_key_id),
