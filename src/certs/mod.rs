@@ -1,6 +1,6 @@
 //! Certificates between agents and builder: an authority of one's own, a server's certificate for the builder's names, a
 //! client's for the agents. PURE but for randomness: names and times in, PEM out. Keys are shown nowhere. What signs says how
-//! long what it signs may hold; [`trust`] says who is believed while one authority takes over from another.
+//! long what it signs may hold; `trust` says who is believed while one authority takes over from another.
 
 mod trust;
 
