@@ -11,6 +11,7 @@ use url::Url;
 use super::evidence::{self, Level, Offer, Stated, TrustedRoot, Verdict};
 use super::index::Listed;
 use super::lock::file_name;
+use super::store::Store;
 use super::{Artifact, Fetch, Lock, LockedArtifact, Mirror, Platform, Sha256, Version};
 use crate::bake::Reporter;
 use crate::download::Source;
@@ -214,19 +215,23 @@ impl Gather<'_> {
             let expected = locked.sha256;
             let lock = Lock { version: self.version, stand_in, artifacts: [(platform, locked)].into() };
             let fetch = Fetch { mirror: self.mirror, ..Fetch::new(&lock, platform.0, self.cache_dir) };
-            let artifact = fetch.run(&reporter.scoped(platform.0.as_str()), cancel).await?;
-            // Without a digest in the evidence, it was the published bytes that `pin` hashed.
-            let mut published = !artifact.cached() || one.verdict.digest.is_none();
-            if !published && self.mirror.is_some() {
-                let file = file_name(self.version, platform);
-                let got = self.published(&file, reporter).await?;
-                if got != expected {
-                    return Err(Error::refused(format!("{file} does not have the digest that is expected"))
-                        .with_detail(format!("  expected  sha256:{expected}\n  got       sha256:{got}"))
-                        .with_hint("the cache holds the right one; what the mirror has was changed, or is another"));
-                }
-                published = true;
+            let file = file_name(self.version, platform);
+            // What is not in the cache is read from the mirror anyway; what is, is read beside the mirror's own.
+            let both = self.mirror.is_some() && Store::new(self.cache_dir, expected).tarball().exists();
+            let read = async { if both { self.published(&file, reporter).await.map(Some) } else { Ok(None) } };
+            let scoped = reporter.scoped(platform.0.as_str());
+            let (artifact, read) = tokio::join!(fetch.run(&scoped, cancel), read);
+            let (artifact, mut read) = (artifact?, read?);
+            if read.is_none() && self.mirror.is_some() && artifact.cached() {
+                read = Some(self.published(&file, reporter).await?);
             }
+            if let Some(got) = read.filter(|got| *got != expected) {
+                return Err(Error::refused(format!("{file} does not have the digest that is expected"))
+                    .with_detail(format!("  expected  sha256:{expected}\n  got       sha256:{got}"))
+                    .with_hint("the cache holds the right one; what the mirror has was changed, or is another"));
+            }
+            // Without a digest in the evidence, it was the published bytes that `pin` hashed.
+            let published = read.is_some() || !artifact.cached() || one.verdict.digest.is_none();
             self.keep(std::slice::from_ref(one)).await?;
             Ok(Seen { artifact, published })
         };
