@@ -176,8 +176,7 @@ fn choose(
         (None, []) => return Ok(None),
         (None, [only]) => (*only).to_owned(),
         (None, [first, ..]) if asker.asks => {
-            let form: Form = (|text| !text.is_empty(), "its name");
-            asker.ask(&format!("Elastic CI Stack ({})", names.join(", ")), Some(first), form)?.unwrap_or_default()
+            asker.ask(&format!("Elastic CI Stack ({})", names.join(", ")), Some(first), |_| Ok(()))?.unwrap_or_default()
         }
         (None, _) => {
             return Err(Error::usage(format!("there are several Elastic CI Stacks in {region}"))
@@ -208,28 +207,6 @@ struct Value {
     was: Option<String>,
 }
 
-/// What a value must look like: the regular expression of its kind in a recipe's schema, or of AWS, and an example.
-type Form = (fn(&str) -> bool, &'static str);
-
-const REGION: Form = (|text| is(text, "-") && text.matches('-').count() >= 2, "eu-central-1");
-const SUBNET: Form = (|text| id(text, "subnet-"), "subnet-0123456789abcdef0");
-const GROUP: Form = (|text| id(text, "sg-"), "sg-0123456789abcdef0");
-const BUCKET: Form = (
-    |text| (3..=63).contains(&text.len()) && is(text, "-.") && text.chars().all(|char| !char.is_ascii_uppercase()),
-    "buildkite-secrets",
-);
-const PROFILE: Form = (|text| is(text, "+=,.@-_"), "amibake");
-
-fn is(text: &str, others: &str) -> bool {
-    !text.is_empty() && text.chars().all(|char| char.is_ascii_alphanumeric() || others.contains(char))
-}
-
-/// `sg-…` and the like: 8 or 17 hexadecimal digits.
-fn id(text: &str, kind: &str) -> bool {
-    let digits = text.strip_prefix(kind).unwrap_or_default();
-    matches!(digits.len(), 8 | 17) && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 /// What is written: a flag, else what the file says already, else what was found; or an answer.
 fn values(args: &InitArgs, found: &Found, config: &Config, asker: &mut Asker<impl BufRead>) -> Result<Vec<Value>> {
     let stack = found.stack.as_ref();
@@ -237,15 +214,15 @@ fn values(args: &InitArgs, found: &Found, config: &Config, asker: &mut Asker<imp
     let group = stack.and_then(|stack| stack.security_group.clone());
     let bucket = stack.and_then(|stack| stack.secrets_bucket.clone());
     let all = [
-        ("aws", "region", "region", REGION, &args.region, found.region.clone()),
-        ("agents", "security_group", "security group of the agents", GROUP, &args.agents, group),
-        ("agents", "secrets_bucket", "bucket with their env hooks", BUCKET, &args.secrets_bucket, bucket),
-        ("set", "machine.aws.subnet", "subnet to bake in", SUBNET, &args.subnet, output("Subnet")),
+        ("aws", "region", "region", "Region", &args.region, found.region.clone()),
+        ("agents", "security_group", "security group of the agents", "SecurityGroupId", &args.agents, group),
+        ("agents", "secrets_bucket", "bucket with their env hooks", "Bucket", &args.secrets_bucket, bucket),
+        ("set", "machine.aws.subnet", "subnet to bake in", "SubnetId", &args.subnet, output("Subnet")),
         (
             "set",
             "machine.aws.security_group",
             "security group to bake with",
-            GROUP,
+            "SecurityGroupId",
             &args.security_group,
             output("SecurityGroup"),
         ),
@@ -253,7 +230,7 @@ fn values(args: &InitArgs, found: &Found, config: &Config, asker: &mut Asker<imp
             "set",
             "machine.aws.instance_profile",
             "instance profile to bake with",
-            PROFILE,
+            "InstanceProfile",
             &args.instance_profile,
             output("InstanceProfile"),
         ),
@@ -261,27 +238,25 @@ fn values(args: &InitArgs, found: &Found, config: &Config, asker: &mut Asker<imp
             "set",
             "delivery.bucket",
             "bucket that the tarball travels by (only without internet)",
-            BUCKET,
+            "Bucket",
             &args.delivery_bucket,
             None,
         ),
-        ("set", "logs.bucket", "bucket for long output", BUCKET, &args.log_bucket, None),
+        ("set", "logs.bucket", "bucket for long output", "Bucket", &args.log_bucket, None),
     ];
     let mut values = Vec::new();
-    for (table, key, label, form, flag, found) in all {
+    for (table, key, label, format, flag, found) in all {
         let was = said(config, table, key);
         let value = match flag {
-            Some(value) if form.0(value) => Some(value.clone()),
-            Some(value) => return Err(unfit(label, value, form)),
-            None => asker.ask(label, was.as_deref().or(found.as_deref()), form)?,
+            Some(value) => {
+                recipe::judge(format, value).map_err(|fault| Error::usage(format!("{label}: {fault}")))?;
+                Some(value.clone())
+            }
+            None => asker.ask(label, was.as_deref().or(found.as_deref()), |text| recipe::judge(format, text))?,
         };
         values.extend(value.map(|value| Value { table, key, value, was }));
     }
     Ok(values)
-}
-
-fn unfit(label: &str, value: &str, form: Form) -> Error {
-    Error::usage(format!("`{}` is no {label}", report::clean(value))).with_hint(format!("for example {}", form.1))
 }
 
 /// What the file says by now.
@@ -315,14 +290,20 @@ struct Asker<R> {
 impl<R: BufRead> Asker<R> {
     /// The answer; an empty one is the default, `-` is none. One that does not fit is asked for again. Where nobody is asked,
     /// it is the default.
-    fn ask(&mut self, label: &str, default: Option<&str>, form: Form) -> Result<Option<String>> {
+    fn ask(
+        &mut self,
+        label: &str,
+        default: Option<&str>,
+        judge: impl Fn(&str) -> std::result::Result<(), String>,
+    ) -> Result<Option<String>> {
         if !self.asks {
             return Ok(default.map(str::to_owned));
         }
         loop {
-            match self.once(label, default)? {
-                Some(answer) if !form.0(&answer) => eprint_line(&unfit(label, &answer, form)),
-                answer => return Ok(answer),
+            let answer = self.once(label, default)?;
+            match answer.as_deref().map(&judge) {
+                Some(Err(fault)) => report::say(&fault),
+                _ => return Ok(answer),
             }
         }
     }
@@ -330,10 +311,7 @@ impl<R: BufRead> Asker<R> {
     fn once(&mut self, label: &str, default: Option<&str>) -> Result<Option<String>> {
         let default = default.map(str::to_owned);
         let shown = default.as_ref().map_or_else(String::new, |default| format!(" [{default}]"));
-        // Talk, in the place of the answer: nothing else is said meanwhile.
-        let mut stderr = std::io::stderr();
-        let asked = write!(stderr, "{label}{shown}: ").and_then(|()| stderr.flush());
-        asked.or_host(|| "cannot ask".to_owned())?;
+        report::prompt(&format!("{label}{shown}: "));
         let mut line = String::new();
         let read = self.input.read_line(&mut line).or_host(|| "cannot read the answer".to_owned())?;
         if read == 0 {
@@ -345,11 +323,6 @@ impl<R: BufRead> Asker<R> {
             answer => Some(answer.to_owned()),
         })
     }
-}
-
-/// A word between two questions.
-fn eprint_line(error: &Error) {
-    report::say(&format!("{error}; {}", error.hint().unwrap_or_default()));
 }
 
 /// Recipes, their assets and a lock, where the project has no recipes yet. Nothing that is there is touched.
@@ -454,34 +427,67 @@ fn next_steps(found: &Found, values: &[Value], given: &Settings) -> Result<Strin
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     fn asker(answers: &str) -> Asker<&[u8]> {
         Asker { input: answers.as_bytes(), asks: true }
     }
 
-    const ANY: Form = (|text| text.starts_with("subnet-"), "subnet-1");
+    fn any(text: &str) -> std::result::Result<(), String> {
+        if text.starts_with("subnet-") { Ok(()) } else { Err("no subnet".to_owned()) }
+    }
 
     #[test]
     fn an_answer_a_default_and_none() {
         // One that does not fit is asked for again.
         let mut asker = asker("nonsense\nsubnet-2\n\n-\n");
-        assert_eq!(asker.ask("subnet", Some("subnet-1"), ANY).unwrap().as_deref(), Some("subnet-2"));
-        assert_eq!(asker.ask("subnet", Some("subnet-1"), ANY).unwrap().as_deref(), Some("subnet-1"));
-        assert_eq!(asker.ask("subnet", Some("subnet-1"), ANY).unwrap(), None);
+        assert_eq!(asker.ask("subnet", Some("subnet-1"), any).unwrap().as_deref(), Some("subnet-2"));
+        assert_eq!(asker.ask("subnet", Some("subnet-1"), any).unwrap().as_deref(), Some("subnet-1"));
+        assert_eq!(asker.ask("subnet", Some("subnet-1"), any).unwrap(), None);
         // Ctrl-D.
-        assert_eq!(asker.ask("subnet", None, ANY).unwrap_err().exit(), Exit::Interrupted);
+        assert_eq!(asker.ask("subnet", None, any).unwrap_err().exit(), Exit::Interrupted);
         let mut nobody = Asker { input: &b""[..], asks: false };
-        assert_eq!(nobody.ask("subnet", Some("subnet-1"), ANY).unwrap().as_deref(), Some("subnet-1"));
+        assert_eq!(nobody.ask("subnet", Some("subnet-1"), any).unwrap().as_deref(), Some("subnet-1"));
+    }
+
+    #[derive(clap::Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: InitArgs,
     }
 
     #[test]
-    fn what_values_look_like() {
-        for ((fits, example), bad) in
-            [(REGION, "mars"), (SUBNET, "subnet-1"), (GROUP, "sg-\"; rm"), (BUCKET, "s3://x/y"), (PROFILE, "")]
-        {
-            assert!(fits(example) && !fits(bad) && !fits(""), "{example} {bad}");
-        }
+    fn what_is_asked_for_has_a_format() {
+        let settings = Config::default();
+        let found = Found {
+            region: Some("eu-central-1".to_owned()),
+            stack: Some(CiStack {
+                security_group: Some("sg-0123abcd".to_owned()),
+                secrets_bucket: Some("ci-secrets".to_owned()),
+                ..CiStack::default()
+            }),
+            network: None,
+        };
+        let args = |flags: &[&str]| Only::parse_from([&["init"], flags].concat()).args;
+        let mut nobody = Asker { input: &b""[..], asks: false };
+        let written = values(&args(&["--subnet", "subnet-0123abcd"]), &found, &settings, &mut nobody).unwrap();
+        let written: Vec<_> = written.iter().map(|one| (one.key, one.value.as_str())).collect();
+        let wanted = [
+            ("region", "eu-central-1"),
+            ("security_group", "sg-0123abcd"),
+            ("secrets_bucket", "ci-secrets"),
+            ("machine.aws.subnet", "subnet-0123abcd"),
+        ];
+        assert_eq!(written, wanted);
+        let Err(refused) = values(&args(&["--subnet", "subnet-\"; rm"]), &found, &settings, &mut nobody) else {
+            panic!("taken")
+        };
+        assert!(refused.exit() == Exit::Usage && refused.to_string().contains("8 or 17"), "{refused}");
+        // Every answer is judged: an unknown format would refuse them all.
+        let mut asked = asker("mars\n-\nsg-1\n-\ns3://x\n-\nx\n-\nx\n-\na b\n-\nX\n-\nX\n-\n");
+        assert!(values(&args(&[]), &found, &settings, &mut asked).unwrap().is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::builder::{Facts, SCRIPT};
 use super::{Check, network};
 use crate::error::{Context as _, Error, Exit, Result, in_a_line};
 use crate::provider::aws::Aws;
-use crate::provider::aws::surroundings::{Host, Surroundings, Which, Whose, the_one};
+use crate::provider::aws::surroundings::{BUILDER, Host, Surroundings, Which, Whose};
 
 /// What amibake's builder image tells of its daemon.
 const BUILDERS: &str = "/etc/amibake/buildkitd.env";
@@ -82,6 +82,37 @@ pub async fn look_around(aws: &Aws, around: &Around, region: &str, cancel: &Canc
     };
     checks.extend(inside);
     Ok(Told { checks, unasked })
+}
+
+/// The one builder that was meant.
+///
+/// # Errors
+/// Exit 2 when there are several and none was named; exit 4 when there is none.
+fn the_one(found: Vec<Host>, which: &Which, region: &str) -> Result<Host> {
+    let shown = |host: &Host| match &host.builder {
+        Some(stack) => format!("{} ({stack}, {})", host.id, host.state),
+        None => format!("{} ({})", host.id, host.state),
+    };
+    let mut running = found.iter().filter(|host| host.state == "running");
+    match (running.next(), running.next(), found.as_slice()) {
+        (Some(only), None, _) => Ok(only.clone()),
+        (None, _, [stopped, ..]) => Ok(stopped.clone()),
+        (_, _, []) => Err(Error::host(match which {
+            Which::Id(id) => format!("there is no instance {id} in {region}"),
+            Which::Stack(name) => format!("no instance in {region} bears the tag {BUILDER} = {name}"),
+            Which::Any => format!("no instance in {region} bears the tag {BUILDER}"),
+            Which::At(addresses) => {
+                let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                format!("no instance in {region} has the address {}", texts.join(" or "))
+            }
+        })
+        .with_hint("name it: --builder i-… or the name of its stack; --region and --profile say where to look")),
+        _ => {
+            let all: Vec<String> = found.iter().map(shown).collect();
+            Err(Error::usage(format!("there are several builders: {}", all.join(", ")))
+                .with_hint("name one: --builder i-… or the name of its stack"))
+        }
+    }
 }
 
 fn judged(around: &Surroundings, port: u16, locked: Option<&str>, runs: Option<&str>) -> Vec<Check> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Check, LITTLE};
+use super::{Check, LITTLE, lasts};
 use crate::report::human_bytes;
 
 /// Runs on the builder and prints [`Facts`].
@@ -19,8 +19,6 @@ const YOUNG: i64 = 24 * 3600;
 const TIGHT: (u64, u64) = (4, 10 << 30);
 /// A daemon that started since is too new for its restarts to be long ago.
 const LATELY: i64 = 3600;
-/// Certificates that end within this many seconds are told of.
-const SOON: i64 = 14 * 24 * 3600;
 
 const ROOT_FULL: &str = "`journalctl --vacuum-size=200M` and what lies in /var/tmp on the builder make room; bake with a larger \
                          `machine.disk` if it comes again";
@@ -140,17 +138,8 @@ impl Facts {
             ));
         }
         let (until, now) = (self.number("certificate_until")?, self.now()?);
-        let day = Timestamp::from_second(until).map_or_else(|_| "?".to_owned(), |at| at.strftime("%F").to_string());
         let hint = "`amibake certs renew`; the builder follows within a day, or at once by `systemctl start amibake-tls-renew`";
-        Some(if until <= now {
-            let found = format!("the builder's certificate expired on {day}");
-            Check::wrong("certificate", "certificate-expired", found, hint)
-        } else if until - now < SOON {
-            let found = format!("the builder's certificate expires on {day}");
-            Check::warning("certificate", "certificate-expires-soon", found, hint)
-        } else {
-            Check::fine("certificate", format!("the builder's is good until {day}"))
-        })
+        Some(lasts("certificate", "the builder's", until, now, hint))
     }
 
     fn daemon(&self) -> Option<Check> {

@@ -16,11 +16,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::address::{self, Address};
 use super::wire::{self, Daemon, Handshake, Listener, PATIENCE, Unanswered};
-use super::{Check, LITTLE, Verdict, known};
+use super::{Check, LITTLE, Verdict, known, lasts};
 use crate::report::human_bytes;
-
-/// A certificate that has less than this left is told of.
-const SOON: i64 = 14 * 24 * 3600;
 
 /// The client's side of TLS, as buildctl's flags say it.
 #[derive(Debug, Clone, Default)]
@@ -558,22 +555,13 @@ fn expiry(whose: &str, certificate: &CertificateDer<'_>, now: Timestamp) -> Chec
         return Check::wrong("certificates", "certificate-file", format!("{whose} certificate cannot be read"), hint);
     };
     let (from, until) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-    let day = |seconds: i64| {
-        Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |at| at.strftime("%F").to_string())
-    };
     let now = now.as_second();
-    if until <= now {
-        let found = format!("{whose} certificate expired on {}", day(until));
-        Check::wrong("certificates", "certificate-expired", found, "issue a new one, or set this machine's clock")
-    } else if from > now {
-        let found = format!("{whose} certificate is not valid before {}", day(from));
-        Check::wrong("certificates", "certificate-expired", found, "set this machine's clock: `timedatectl`")
-    } else if until - now < SOON {
-        let found = format!("{whose} certificate expires on {}", day(until));
-        Check::warning("certificates", "certificate-expires-soon", found, "issue a new one before that day")
-    } else {
-        Check::fine("certificates", format!("{whose} has not ended: until {}", day(until)))
+    if from > now && until > now {
+        let day = Timestamp::from_second(from).map_or_else(|_| "?".to_owned(), |at| at.strftime("%F").to_string());
+        let found = format!("{whose} certificate is not valid before {day}");
+        return Check::wrong("certificates", "certificate-expired", found, "set this machine's clock: `timedatectl`");
     }
+    lasts("certificates", whose, until, now, "issue a new one, or set this machine's clock if it is wrong")
 }
 
 #[cfg(test)]

@@ -54,6 +54,22 @@ pub struct Check {
     pub hint: Option<String>,
 }
 
+/// A certificate that has less than this left, in seconds, is told of.
+const SOON: i64 = 14 * 24 * 3600;
+
+/// How long a certificate is still good for, at `now`; times in seconds since 1970.
+fn lasts(check: &'static str, whose: &str, until: i64, now: i64, hint: &str) -> Check {
+    let at = jiff::Timestamp::from_second(until);
+    let day = at.map_or_else(|_| "?".to_owned(), |at| at.strftime("%F").to_string());
+    if until <= now {
+        Check::wrong(check, "certificate-expired", format!("{whose} certificate expired on {day}"), hint)
+    } else if until - now < SOON {
+        Check::warning(check, "certificate-expires-soon", format!("{whose} certificate expires on {day}"), hint)
+    } else {
+        Check::fine(check, format!("{whose} has not ended: until {day}"))
+    }
+}
+
 impl Check {
     fn new(check: &'static str, verdict: Verdict, found: impl Into<String>) -> Self {
         Self { check, verdict, fault: "", found: found.into(), hint: None }

@@ -51,6 +51,15 @@ pub struct Loaded {
     pub dir: PathBuf,
 }
 
+/// Judges a string that is no recipe's by the format of a recipe's definition: `SubnetId`, `Bucket`.
+///
+/// # Errors
+/// What was expected, with what was found.
+pub(crate) fn judge(format: &str, text: &str) -> std::result::Result<(), String> {
+    let Some(format) = format::Format::named(format) else { return Err(format!("there is no format `{format}`")) };
+    format.check(text).map_err(|invalid| format!("{invalid}; expected {}", format.expected))
+}
+
 /// Reads, overrides and validates one recipe. `name` is a recipe's name (`builder` → `recipes/builder.toml` below
 /// `project_dir`) or, with a `/` in it or `.toml` at its end, the path of a file, relative to `project_dir`.
 /// `overrides` are `key=value` as given with `--set`.

@@ -6,6 +6,7 @@ use super::word;
 use crate::doctor;
 use crate::error::{Context as _, Error, Result};
 use crate::plan::quote::sh;
+use crate::recipe;
 
 /// How a job learns where the builder is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,12 +88,7 @@ fn fetch(place: &str, region: Option<&str>) -> String {
 /// # Errors
 /// Exit 2.
 pub fn check_place(flag: &str, place: &str) -> Result<()> {
-    let Some(path) = place.strip_prefix("s3://") else { return check_parameter(flag, place) };
-    word(flag, path, "/_.-")?;
-    match path.split_once('/') {
-        Some((bucket, prefix)) if bucket.len() >= 3 && !prefix.is_empty() && !path.ends_with('/') => Ok(()),
-        _ => Err(Error::usage(format!("{flag} `{place}` is no place in a bucket")).with_hint("s3://bucket/prefix")),
-    }
+    recipe::judge("TlsPlace", place).map_err(|fault| Error::usage(format!("{flag}: {fault}")))
 }
 
 fn check_address(address: &str) -> Result<()> {

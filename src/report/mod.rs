@@ -128,6 +128,12 @@ pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// A question on stderr; the answer comes on the same line.
+pub fn prompt(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+}
+
 /// A failure as `--json` gives it.
 #[must_use]
 pub fn error_json(failure: &Error) -> serde_json::Value {

@@ -106,13 +106,15 @@ fn none_found(clients: &Clients, aws: &AwsPlan) -> Error {
 
 fn filters(tags: &BTreeMap<String, String>) -> Vec<Filter> {
     if tags.is_empty() {
-        return vec![by("default-for-az", "true")];
+        return vec![by("default-for-az", ["true"])];
     }
-    tags.iter().map(|(key, value)| by(&format!("tag:{key}"), value)).collect()
+    tags.iter().map(|(key, value)| by(&format!("tag:{key}"), [value])).collect()
 }
 
-fn by(key: &str, value: &str) -> Filter {
-    Filter::builder().name(key).values(value).build()
+/// Of what bears any of the values.
+pub(super) fn by<T: AsRef<str>>(name: &str, values: impl IntoIterator<Item = T>) -> Filter {
+    let values = values.into_iter().map(|value| value.as_ref().to_owned()).collect();
+    Filter::builder().name(name).set_values(Some(values)).build()
 }
 
 /// Where what leaves a subnet goes.
@@ -250,7 +252,7 @@ fn exit(route: &Route) -> Option<Exit> {
 }
 
 async fn exits(clients: &Clients, vpc: &str) -> Result<Arc<Exits>> {
-    let mut pages = clients.ec2.describe_route_tables().filters(by("vpc-id", vpc)).into_paginator().send();
+    let mut pages = clients.ec2.describe_route_tables().filters(by("vpc-id", [vpc])).into_paginator().send();
     let mut exits = Exits::default();
     while let Some(page) = pages.next().await {
         let page = page.map_err(AwsError::of("ec2:DescribeRouteTables"));
@@ -262,7 +264,7 @@ async fn exits(clients: &Clients, vpc: &str) -> Result<Arc<Exits>> {
 
 /// Short names of the services that have an endpoint in `vpc` which their own names lead to.
 async fn endpoints(clients: &Clients, vpc: &str) -> Result<Arc<Vec<String>>> {
-    let mut pages = clients.ec2.describe_vpc_endpoints().filters(by("vpc-id", vpc)).into_paginator().send();
+    let mut pages = clients.ec2.describe_vpc_endpoints().filters(by("vpc-id", [vpc])).into_paginator().send();
     let mut names = Vec::new();
     while let Some(page) = pages.next().await {
         let page = page.map_err(AwsError::of("ec2:DescribeVpcEndpoints"));

@@ -16,6 +16,7 @@ use super::Aws;
 use super::client::Clients;
 use super::command::Channel;
 use super::error::AwsError;
+use super::network::by;
 use crate::bake::RunId;
 use crate::error::{Error, Result};
 
@@ -219,11 +220,6 @@ impl Aws {
                 .with_hint("`aws ssm describe-instance-information` says when it was last heard of"))
         })
     }
-}
-
-fn by<T: AsRef<str>>(name: &str, values: impl IntoIterator<Item = T>) -> Filter {
-    let values = values.into_iter().map(|value| value.as_ref().to_owned()).collect();
-    Filter::builder().name(name).set_values(Some(values)).build()
 }
 
 async fn instances(clients: &Clients, filters: &[Filter]) -> Result<Vec<Host>> {
@@ -481,35 +477,4 @@ fn entry(entry: &NetworkAclEntry) -> Option<Entry> {
         network: entry.cidr_block()?.parse().ok()?,
         ports: range.and_then(|range| ports(entry.protocol(), range.from(), range.to())),
     })
-}
-
-/// The one builder that was meant.
-///
-/// # Errors
-/// Exit 2 when there are several and none was named; exit 4 when there is none.
-pub fn the_one(found: Vec<Host>, which: &Which, region: &str) -> Result<Host> {
-    let shown = |host: &Host| match &host.builder {
-        Some(stack) => format!("{} ({stack}, {})", host.id, host.state),
-        None => format!("{} ({})", host.id, host.state),
-    };
-    let mut running = found.iter().filter(|host| host.state == "running");
-    match (running.next(), running.next(), found.as_slice()) {
-        (Some(only), None, _) => Ok(only.clone()),
-        (None, _, [stopped, ..]) => Ok(stopped.clone()),
-        (_, _, []) => Err(Error::host(match which {
-            Which::Id(id) => format!("there is no instance {id} in {region}"),
-            Which::Stack(name) => format!("no instance in {region} bears the tag {BUILDER} = {name}"),
-            Which::Any => format!("no instance in {region} bears the tag {BUILDER}"),
-            Which::At(addresses) => {
-                let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                format!("no instance in {region} has the address {}", texts.join(" or "))
-            }
-        })
-        .with_hint("name it: --builder i-… or the name of its stack; --region and --profile say where to look")),
-        _ => {
-            let all: Vec<String> = found.iter().map(shown).collect();
-            Err(Error::usage(format!("there are several builders: {}", all.join(", ")))
-                .with_hint("name one: --builder i-… or the name of its stack"))
-        }
-    }
 }
